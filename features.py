@@ -1,0 +1,348 @@
+"""Each view of each picture goes through the backbone once; its features are kept on disk.
+
+A frozen backbone gives the same features in every epoch and in every run, so they are computed
+once, appended to a file as they come, and read from there. The memory that this takes does not
+depend on the number of pictures. Under torchrun the processes share the pictures out.
+
+Knows nothing of heads, of epochs and of command lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import itertools
+import math
+import os
+import uuid
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+
+from model import Backbone
+from utils import CROP, CROP_SCALE, RESIZE, UserError, load_views, normalize, progress
+
+LAYOUT = 1  # of the files below; part of the cache's key, as is all that features depend on
+KEY_BYTES = 16
+BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # views; benchmarks/README.md has the CPU's
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+View = tuple[str, int]  # a picture's path in the data folder; 0 for plain, more for random
+
+
+@dataclass
+class Features:
+    """Features of a list of views, kept in files. `features[rows]` reads some of them.
+
+    `file[i]` and `row[i]` say where those of view i are; file -1: its picture could not be decoded,
+    and `failures` tells why, by path.
+    """
+
+    paths: list[Path]
+    dtype: np.dtype
+    file: np.ndarray  # (N,) int32
+    row: np.ndarray  # (N,) int64
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows (B,) int64 -> features (B, num_features) float32.
+
+        The files are mapped anew each time: pages that have been read count as this process's
+        memory for as long as they are mapped, and would add up to the whole set.
+        """
+        rows = rows.numpy()
+        read = np.empty((len(rows), *self.dtype["features"].shape), np.float32)
+        for number in np.unique(self.file[rows]):
+            here = self.file[rows] == number
+            records = self.paths[number].stat().st_size // self.dtype.itemsize
+            mapped = np.memmap(self.paths[number], self.dtype, mode="r", shape=records)
+            read[here] = mapped["features"][self.row[rows[here]]]
+        return torch.from_numpy(read)
+
+
+class FeatureStore:
+    """A folder of append-only files of records: key, features, checksum.
+
+    Each process that computes features writes a file of its own, so that none needs a lock. What
+    a cut-off or damaged file holds beyond its whole and unchanged records is as if not there.
+    """
+
+    def __init__(self, folder: str | os.PathLike, num_features: int):
+        self.folder = Path(folder)
+        self.dtype = np.dtype(
+            [("key", f"V{KEY_BYTES}"), ("features", "<f4", (num_features,)), ("checksum", "<u4")]
+        )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.paths = sorted(self.folder.glob("*.features"))
+        except OSError as error:
+            raise self._unusable(error) from error
+        self._file = None
+        self._written = 0
+
+    def find(self, keys: Sequence[bytes]) -> Features:
+        """Where the features of these keys are kept; file -1 for those that are not."""
+        wanted = {key: number for number, key in enumerate(keys)}
+        file, row = np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int64)
+        size = self.dtype.itemsize
+        for number, path in enumerate(self.paths):
+            with open(path, "rb") as opened:
+                for place in itertools.count():
+                    record = opened.read(size)
+                    if len(record) < size:  # the end, or a record that was cut off
+                        break
+                    at = wanted.get(record[:KEY_BYTES])
+                    if at is not None and _checksum(record) == record[-4:]:
+                        file[at], row[at] = number, place
+        first = [wanted[key] for key in keys]  # the same picture may be asked for twice
+        return Features(self.paths, self.dtype, file[first], row[first])
+
+    def append(self, keys: Sequence[bytes], features: np.ndarray) -> tuple[int, range]:
+        """Write features (B, num_features) float32; the file's number and their rows in it."""
+        records = np.zeros(len(keys), self.dtype)
+        records["features"] = features
+        for record, key in zip(records, keys, strict=True):
+            record["key"] = np.void(key)
+            record["checksum"] = np.frombuffer(_checksum(record.tobytes()), "<u4")[0]
+        try:
+            if self._file is None:
+                path = self.folder / f"{uuid.uuid4().hex}.features"
+                self._file = open(path, "xb", buffering=0)
+                self.paths.append(path)
+            data = memoryview(records.tobytes())
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise self._unusable(error) from error
+        self._written += len(keys)
+        return len(self.paths) - 1, range(self._written - len(keys), self._written)
+
+    def close(self) -> None:
+        """Close the file that was written to, if any."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _unusable(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self.folder}: cannot keep features there: {error.strerror}; "
+            "name another folder with --cache_dir"
+        )
+
+
+def _checksum(record: bytes) -> bytes:
+    return zlib.crc32(memoryview(record)[:-4]).to_bytes(4, "little")
+
+
+def default_cache_folder() -> Path:
+    """`image-classifier` in the user's cache folder: XDG_CACHE_HOME, else ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "image-classifier")
+
+
+def select_precision(device: torch.device, name: str = "auto") -> torch.dtype:
+    """The type to run a backbone in: the one that is named, or the fastest one that loses nothing.
+
+    "auto" is bfloat16 where the processor or GPU computes in it natively, else float32.
+    """
+    if name != "auto":
+        return PRECISIONS[name]
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        able = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+        native = able.get("avx512_bf16") or able.get("amx_bf16")
+    return torch.bfloat16 if native else torch.float32
+
+
+class Batch(NamedTuple):
+    """Some views, or what became of them."""
+
+    indices: list[int]  # their numbers in the list of all views
+    content: torch.Tensor  # (N, 3, 224, 224) uint8, or features (N, num_features) float32
+    failures: dict[int, str]  # by number: why a view's picture could not be decoded
+
+
+def extract(
+    backbone: Backbone,
+    root: str,
+    views: Sequence[View],
+    *,
+    means: Sequence[float],
+    stds: Sequence[float],
+    cache: str | os.PathLike,
+    device: torch.device,
+    precision: torch.dtype,
+    workers: int,
+) -> Features | None:
+    """The features of every view, computed where the folder `cache` does not have them yet.
+
+    Views of one picture should follow one another: it is then decoded once for all of them.
+
+    Under torchrun, every process has to call this. The first one's backbone, views and precision
+    count; the others compute their share and hand it to the first, which alone looks into the
+    cache, writes it and gets the features. The others get None.
+
+    Raises:
+        UserError: the cache cannot be written, or another process has ended.
+    """
+    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    found, work = None, []
+    if rank == 0:
+        setting = f"{LAYOUT} {RESIZE} {CROP} {CROP_SCALE} {list(means)} {list(stds)} {precision}"
+        setting += f" {backbone.stages} {device.type} {os.path.abspath(root)} {backbone.digest()}"
+        folder = Path(cache, hashlib.sha256(setting.encode()).hexdigest()[:16])
+        store = FeatureStore(folder, backbone.num_features)
+        keys = [_key(root, *view) for view in views]
+        found = store.find(keys)
+        missing = np.flatnonzero(found.file < 0).tolist()
+        for path, group in itertools.groupby(missing, key=lambda index: views[index][0]):
+            work.append((path, [(index, views[index][1]) for index in group]))
+    if size > 1:
+        work, precision = _from_first_process(backbone, work, precision)
+    if not work:
+        return found
+
+    pictures = max(1, BATCH_SIZES[device.type] // len(work[0][1]))  # in a batch
+    loader = DataLoader(
+        _Pictures(root, work[rank::size]),
+        batch_size=pictures,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+    )
+    backbone = copy.deepcopy(backbone).to(device, precision, memory_format=torch.channels_last)
+    batches = _compute(backbone, loader, means, stds, device)
+    if size > 1:
+        share = math.ceil(len(work) / size)  # the largest of all processes
+        batches = _gather(batches, math.ceil(share / pictures))
+    if rank > 0:
+        for _ in batches:
+            pass
+        return None
+    done = len(views) - len(missing)
+    for batch in progress(batches, len(views), "features", done):
+        found.failures.update({views[index][0]: why for index, why in batch.failures.items()})
+        file, rows = store.append([keys[index] for index in batch.indices], batch.content.numpy())
+        found.file[batch.indices], found.row[batch.indices] = file, rows
+    store.close()
+    return found
+
+
+def _key(root: str, path: str, view: int) -> bytes:
+    """What tells a picture's view from any other, and from that of the same file once changed."""
+    full = os.path.abspath(os.path.join(root, path))
+    try:
+        status = os.stat(full)
+        version = f"{status.st_size} {status.st_mtime_ns}"
+    except OSError:  # decoding it will say more
+        version = "missing"
+    return hashlib.sha256(os.fsencode(f"{view} {version} {full}")).digest()[:KEY_BYTES]
+
+
+class _Pictures(Dataset):
+    """Decodes pictures: each item is a Batch with the views of one."""
+
+    def __init__(self, root: str, work: list[tuple[str, list[tuple[int, int]]]]):
+        self.root, self.work = root, work
+
+    def __len__(self) -> int:
+        return len(self.work)
+
+    def __getitem__(self, number: int) -> Batch:
+        path, views = self.work[number]
+        indices = [index for index, _ in views]
+        try:
+            content = load_views(self.root, path, [view for _, view in views])
+            return Batch(indices, content, {})
+        except UserError as error:
+            return Batch(
+                [],
+                torch.empty(0, 3, CROP, CROP, dtype=torch.uint8),
+                dict.fromkeys(indices, str(error)),
+            )
+
+
+def _collate(batches: list[Batch]) -> Batch:
+    """One batch out of several."""
+    failures = {index: why for batch in batches for index, why in batch.failures.items()}
+    indices = [index for batch in batches for index in batch.indices]
+    return Batch(indices, torch.cat([batch.content for batch in batches]), failures)
+
+
+def _compute(
+    backbone: Backbone, loader: DataLoader, means, stds, device: torch.device
+) -> Iterator[Batch]:
+    """Run the backbone over batches of views; yields batches of features."""
+    for batch in loader:
+        with torch.inference_mode():
+            views = batch.content.to(device, non_blocking=True)
+            features = backbone(normalize(views, means, stds)).cpu()
+        yield batch._replace(content=features)
+
+
+# ---------------------------------------------------------------- several processes
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[int]:
+    """Join torchrun's other processes, if there are any; gives this one's rank, 0 the first.
+
+    gloo also on GPUs: what passes between processes is features, 8 KB a view, on their way to the
+    first one's disk.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield 0
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _other_processes() -> Iterator[None]:
+    """Turns the loss of another process into an error of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            "another process of this run has ended; the features computed so far are kept: "
+            "the same command goes on from there"
+        ) from error
+
+
+def _from_first_process(backbone: Backbone, work: list, precision: torch.dtype) -> tuple:
+    """Give the first process's work, precision and, where there is work, weights to all."""
+    with _other_processes():
+        box = [work, precision]
+        dist.broadcast_object_list(box)
+        if box[0]:
+            if dist.get_rank() > 0:
+                backbone.to_empty(device="cpu")
+            for tensor in backbone.state_dict().values():
+                dist.broadcast(tensor, 0)
+    return box[0], box[1]
+
+
+def _gather(batches: Iterator[Batch], steps: int) -> Iterator[Batch]:
+    """In each step, hand every process's batch to the first one, which yields them."""
+    first, size = dist.get_rank() == 0, dist.get_world_size()
+    for _ in range(steps):
+        batch, box = next(batches, None), [None] * size if first else None
+        with _other_processes():
+            dist.gather_object(batch, box)
+        if first:
+            yield _collate([batch for batch in box if batch is not None])

