@@ -33,7 +33,7 @@ from utils import CROP, CROP_SCALE, RESIZE, UserError, load_views, normalize, pr
 LAYOUT = 1  # of the files below; part of the cache's key, as is all that features depend on
 KEY_BYTES = 16
 BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # views; benchmarks/README.md has the CPU's
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 View = tuple[str, int]  # a picture's path in the data folder; 0 for plain, more for random
@@ -157,7 +157,7 @@ def select_precision(device: torch.device, name: str = "auto") -> torch.dtype:
     "auto" is bfloat16 where the processor or GPU computes in it natively, else float32.
     """
     if name != "auto":
-        return PRECISIONS[name]
+        return getattr(torch, name)
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
     else:

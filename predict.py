@@ -36,25 +36,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         UserError: a flag is unknown, missing or has a value that makes no sense.
     """
     parser = utils.ArgumentParser(prog="predict.py", description=__doc__)
-    parser.add_argument("--input", required=True, help="path of a picture")
-    parser.add_argument("--checkpoint", required=True, help="what train.py wrote")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--input", required=True, help="path of a picture")
+    add("--checkpoint", required=True, help="what train.py wrote")
+    add(
         "--top_k",
         type=utils.whole_number(1),
         default=1,
-        help="how many of the most likely categories to show (%(default)s)",
+        help="how many categories to show (%(default)s)",
     )
-    parser.add_argument(
-        "--category_names",
-        help=f"JSON file that maps category folders to names ({CATEGORY_NAMES}, if it is there)",
-    )
-    parser.add_argument("--means", type=utils.triple, help="image means (the checkpoint's)")
-    parser.add_argument(
-        "--stds",
-        type=utils.positive_triple,
-        help="image standard deviations (the checkpoint's)",
-    )
-    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="(%(default)s)")
+    add("--category_names", help=f"JSON file, category: name ({CATEGORY_NAMES}, if it is there)")
+    add("--means", type=utils.triple, help="image means (the checkpoint's)")
+    add("--stds", type=utils.stds, help="their standard deviations (the checkpoint's)")
+    add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
     return parser.parse_args(arguments)
 
 

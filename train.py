@@ -39,68 +39,57 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         UserError: a flag is unknown, missing or has a value that makes no sense.
     """
     parser = utils.ArgumentParser(prog="train.py", description=__doc__)
-    number, triple = utils.whole_number, utils.triple
-    data = parser.add_argument_group("data")
-    data.add_argument("--data_dir", required=True, help="folder with train, valid and test")
-    data.add_argument(
-        "--output_cat", required=True, type=number(1), help="number of categories to recognise"
+    number = utils.whole_number
+    add = parser.add_argument_group("data").add_argument
+    add("--data_dir", required=True, help="folder with train, valid and test")
+    add("--output_cat", required=True, type=number(1), help="number of categories to recognise")
+    add(
+        "--means", type=utils.triple, default=str(list(utils.MEANS)), help="image means %(default)s"
     )
-    data.add_argument("--means", type=triple, default=utils.MEANS, help="image means %(default)s")
-    data.add_argument(
+    add(
         "--stds",
-        type=utils.positive_triple,
-        default=utils.STDS,
-        help="image standard deviations %(default)s",
+        type=utils.stds,
+        default=str(list(utils.STDS)),
+        help="their deviations %(default)s",
     )
-    data.add_argument(
+    add(
         "--views",
         type=number(1, 1000),
         default=2,
-        help="views of each training picture: one plain, the others random parts (%(default)s)",
+        help="of a training picture (%(default)s): plain, random ...",
     )
-    network = parser.add_argument_group("network")
-    network.add_argument("--arch", choices=list(ARCHITECTURES), default="vgg16", help="(vgg16)")
-    network.add_argument(
-        "--weights",
-        default="imagenet",
-        help="imagenet (found or downloaded), none (random), or a state_dict file (%(default)s)",
+    add("--workers", type=number(0, 256), help="processes that decode pictures (by the cores)")
+    add = parser.add_argument_group("network").add_argument
+    add("--arch", choices=list(ARCHITECTURES), default="vgg16", help="backbone (%(default)s)")
+    add("--weights", default="imagenet", help="imagenet (found or fetched), none, or a file")
+    add("--hidden_units", type=number(1), default=512, help="of the new head (%(default)s)")
+    add("--dropout", type=utils.share, default=0.5, help="share of hidden units (%(default)s)")
+    add = parser.add_argument_group("fitting").add_argument
+    add("--learning_rate", type=utils.positive_number, default=0.03, help="highest (%(default)s)")
+    add("--epochs", type=number(1), default=7, help="passes over the features (%(default)s)")
+    add("--batch_size", type=number(1), default=64, help="views a step (%(default)s)")
+    add(
+        "--seed",
+        type=number(0),
+        default=0,
+        help="of all that is random in the fitting (%(default)s)",
     )
-    network.add_argument(
-        "--hidden_units", type=number(1), default=512, help="of the head (%(default)s)"
-    )
-    network.add_argument(
-        "--dropout", type=utils.share, default=0.5, help="share of hidden units (%(default)s)"
-    )
-    fitting = parser.add_argument_group("fitting")
-    fitting.add_argument(
-        "--learning_rate", type=utils.positive_number, default=0.03, help="highest (%(default)s)"
-    )
-    fitting.add_argument("--epochs", type=number(1), default=7, help="(%(default)s)")
-    fitting.add_argument("--batch_size", type=number(1), default=64, help="(%(default)s)")
-    fitting.add_argument("--seed", type=number(0), default=0, help="(%(default)s)")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
+    add = parser.add_argument_group("machine").add_argument
+    add(
         "--save_dir",
         default="assets/model/checkpoint_script.pth",
-        help="checkpoint to write, or a folder for checkpoint_script.pth (%(default)s)",
+        help="file or folder (%(default)s)",
     )
-    machine.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="(%(default)s)")
-    machine.add_argument(
+    add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
+    add(
         "--precision",
-        choices=["auto", *features.PRECISIONS],
+        choices=features.PRECISIONS,
         default="auto",
-        help="of the backbone; auto is bfloat16 where that is native, else float32",
+        help="of the backbone (%(default)s)",
     )
-    machine.add_argument(
-        "--workers", type=number(0, 256), help="processes that decode pictures (by the processor)"
-    )
-    machine.add_argument(
-        "--cache_dir",
-        default=features.default_cache_folder(),
-        help="where features are kept for the next run, 8 KB a view; delete it to clear them "
-        "(%(default)s)",
-    )
-    machine.add_argument("--no_cache", action="store_true", help="keep no features for later")
+    cache = "keeps features for later runs, 8 KB a view; delete it to clear them (%(default)s)"
+    add("--cache_dir", default=str(features.default_cache_folder()), help=cache)
+    add("--no_cache", action="store_true", help="keep no features for later runs")
     return parser.parse_args(arguments)
 
 
@@ -179,14 +168,8 @@ def fit(
                 f"the loss is no longer finite in epoch {epoch}; try a --learning_rate smaller "
                 f"than {learning_rate:g}"
             )
-        history.append(
-            {
-                "epoch": epoch,
-                "train_loss": train_loss,
-                "valid_loss": valid_loss,
-                "valid_accuracy": valid_accuracy,
-            }
-        )
+        row = {"epoch": epoch, "train_loss": train_loss}
+        history.append(row | {"valid_loss": valid_loss, "valid_accuracy": valid_accuracy})
         is_best = (valid_accuracy, -valid_loss) > best
         if is_best:
             best, best_state = (valid_accuracy, -valid_loss), copy.deepcopy(head.state_dict())
@@ -287,12 +270,12 @@ def train(args: argparse.Namespace, rank: int) -> None:
         history={
             "epoch": best["epoch"],
             "metrics": {**best, "test_loss": loss, "test_accuracy": accuracy},
-            "arguments": {name: plain(value) for name, value in vars(args).items()},
+            "arguments": vars(args) | {"means": list(args.means), "stds": list(args.stds)},
         },
     )
     save_checkpoint(path, model)
     print(
-        f"kept epoch {best['epoch']}: test accuracy {accuracy:.1%} of {len(rows['test'])} pictures\n"
+        f"best epoch {best['epoch']}: test accuracy {accuracy:.1%} ({len(rows['test'])} pictures)\n"
         f"saved {path}; to use it: python predict.py --input PICTURE --checkpoint {path}"
     )
 
@@ -385,13 +368,6 @@ def epoch_line(row: dict, epochs: int, best: bool) -> str:
         f"valid loss {row['valid_loss']:6.3f}  valid accuracy {row['valid_accuracy']:6.1%}"
         f"{'  best so far' if best else ''}"
     )
-
-
-def plain(value):
-    """An argument as a type that a checkpoint may hold."""
-    if isinstance(value, tuple):
-        return list(value)
-    return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
 
 
 if __name__ == "__main__":

@@ -220,9 +220,8 @@ class ArgumentParser(argparse.ArgumentParser):
     """
 
     def __init__(self, **kwargs):
-        super().__init__(
-            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
-        )
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(allow_abbrev=False, formatter_class=layout, **kwargs)
 
     def error(self, message: str):
         raise UserError(f"{message}; see --help")
@@ -247,8 +246,8 @@ def triple(text: str) -> tuple[float, float, float]:
     return numbers
 
 
-def positive_triple(text: str) -> tuple[float, float, float]:
-    """Three finite numbers above 0; see `triple`."""
+def stds(text: str) -> tuple[float, float, float]:
+    """Three standard deviations: finite numbers above 0; see `triple`."""
     numbers = triple(text)
     if min(numbers) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} has a number that is not above 0")
