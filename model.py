@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,8 +144,8 @@ class Classifier(nn.Module):
         *,
         arch: str,
         class_to_idx: dict[str, int],
-        means: tuple[float, ...],
-        stds: tuple[float, ...],
+        means: Sequence[float],
+        stds: Sequence[float],
         image_size: int,
         history: dict | None = None,
     ):
@@ -406,8 +406,8 @@ def load_checkpoint(path: str | os.PathLike) -> Classifier:
             head,
             arch=content["arch"],
             class_to_idx=content["class_to_idx"],
-            means=tuple(content["means"]),
-            stds=tuple(content["stds"]),
+            means=content["means"],
+            stds=content["stds"],
             image_size=content["image_size"],
             history={name: content[name] for name in ("epoch", "metrics", "arguments")},
         )

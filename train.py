@@ -29,6 +29,7 @@ from features import Features
 from model import ARCHITECTURES, Backbone, Classifier, Head, load_weights, save_checkpoint
 from utils import UserError, warn
 
+CHECKPOINT = "assets/model/checkpoint_script.pth"
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3  # of SGD; chosen in benchmarks/README.md
 
 
@@ -43,21 +44,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("data").add_argument
     add("--data_dir", required=True, help="folder with train, valid and test")
     add("--output_cat", required=True, type=number(1), help="number of categories to recognise")
-    add(
-        "--means", type=utils.triple, default=str(list(utils.MEANS)), help="image means %(default)s"
-    )
-    add(
-        "--stds",
-        type=utils.stds,
-        default=str(list(utils.STDS)),
-        help="their deviations %(default)s",
-    )
-    add(
-        "--views",
-        type=number(1, 1000),
-        default=2,
-        help="of a training picture (%(default)s): plain, random ...",
-    )
+    add("--means", type=utils.triple, default=utils.MEANS, help="image means %(default)s")
+    add("--stds", type=utils.stds, default=utils.STDS, help="their deviations %(default)s")
+    add("--views", type=number(1, 1000), default=2, help="1 plain + random ones (%(default)s)")
     add("--workers", type=number(0, 256), help="processes that decode pictures (by the cores)")
     add = parser.add_argument_group("network").add_argument
     add("--arch", choices=list(ARCHITECTURES), default="vgg16", help="backbone (%(default)s)")
@@ -68,25 +57,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--learning_rate", type=utils.positive_number, default=0.03, help="highest (%(default)s)")
     add("--epochs", type=number(1), default=7, help="passes over the features (%(default)s)")
     add("--batch_size", type=number(1), default=64, help="views a step (%(default)s)")
-    add(
-        "--seed",
-        type=number(0),
-        default=0,
-        help="of all that is random in the fitting (%(default)s)",
-    )
+    add("--seed", type=number(0), default=0, help="of what is random in fitting (%(default)s)")
     add = parser.add_argument_group("machine").add_argument
-    add(
-        "--save_dir",
-        default="assets/model/checkpoint_script.pth",
-        help="file or folder (%(default)s)",
-    )
+    add("--save_dir", default=CHECKPOINT, help="file or folder (%(default)s)")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
-    add(
-        "--precision",
-        choices=features.PRECISIONS,
-        default="auto",
-        help="of the backbone (%(default)s)",
-    )
+    add("--precision", choices=features.PRECISIONS, default="auto", help="(%(default)s)")
     cache = "keeps features for later runs, 8 KB a view; delete it to clear them (%(default)s)"
     add("--cache_dir", default=str(features.default_cache_folder()), help=cache)
     add("--no_cache", action="store_true", help="keep no features for later runs")
@@ -101,7 +76,7 @@ def checkpoint_path(save_dir: str) -> Path:
     """
     path = Path(save_dir)
     if path.is_dir() or save_dir.endswith(("/", os.sep)) or not path.suffix:
-        path = path / "checkpoint_script.pth"
+        path = path / Path(CHECKPOINT).name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
@@ -270,7 +245,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
         history={
             "epoch": best["epoch"],
             "metrics": {**best, "test_loss": loss, "test_accuracy": accuracy},
-            "arguments": vars(args) | {"means": list(args.means), "stds": list(args.stds)},
+            "arguments": vars(args),
         },
     )
     save_checkpoint(path, model)

@@ -14,7 +14,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from torchvision.transforms import functional as F
 
 SPLITS = ("train", "valid", "test")
 RESIZE, CROP = 256, 224  # pixels; torchvision's VGG16_Weights.IMAGENET1K_V1.transforms()
-MEANS = (0.485, 0.456, 0.406)  # of ImageNet's red, green and blue, range 0-1; same source
-STDS = (0.229, 0.224, 0.225)
+MEANS = [0.485, 0.456, 0.406]  # of ImageNet's red, green and blue, range 0-1; same source
+STDS = [0.229, 0.224, 0.225]
 CROP_SCALE = (0.5, 1.0)  # share of a picture's area that a random view shows
 
 
@@ -182,7 +182,7 @@ def load_views(root: str, path: str, views: Iterable[int]) -> torch.Tensor:
 
 
 def normalize(
-    views: torch.Tensor, means: Iterable[float] = MEANS, stds: Iterable[float] = STDS
+    views: torch.Tensor, means: Sequence[float] = MEANS, stds: Sequence[float] = STDS
 ) -> torch.Tensor:
     """(N, 3, H, W) uint8 -> float32: range 0-1, less the means, divided by the deviations."""
     return F.normalize(F.convert_image_dtype(views), list(means), list(stds))
@@ -237,16 +237,16 @@ class ArgumentParser(argparse.ArgumentParser):
         return super().parse_args(words)
 
 
-def triple(text: str) -> tuple[float, float, float]:
+def triple(text: str) -> list[float]:
     """Three finite numbers, separated by commas or blanks, with or without brackets."""
     words = re.split(r"[,\s]+", text.strip("[]() "))
-    numbers = tuple(number(word) for word in words)
+    numbers = [number(word) for word in words]
     if len(numbers) != 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as {list(MEANS)}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as {MEANS}")
     return numbers
 
 
-def stds(text: str) -> tuple[float, float, float]:
+def stds(text: str) -> list[float]:
     """Three standard deviations: finite numbers above 0; see `triple`."""
     numbers = triple(text)
     if min(numbers) <= 0:
