@@ -33,8 +33,6 @@ from utils import CROP, CROP_SCALE, RESIZE, UserError, load_views, normalize, pr
 LAYOUT = 1  # of the files below; part of the cache's key, as is all that features depend on
 KEY_BYTES = 16
 BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # views; benchmarks/README.md has the CPU's
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-
 
 View = tuple[str, int]  # a picture's path in the data folder; 0 for plain, more for random
 
@@ -149,21 +147,6 @@ def _checksum(record: bytes) -> bytes:
 def default_cache_folder() -> Path:
     """`image-classifier` in the user's cache folder: XDG_CACHE_HOME, else ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "image-classifier")
-
-
-def select_precision(device: torch.device, name: str = "auto") -> torch.dtype:
-    """The type to run a backbone in: the one that is named, or the fastest one that loses nothing.
-
-    "auto" is bfloat16 where the processor or GPU computes in it natively, else float32.
-    """
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        able = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-        native = able.get("avx512_bf16") or able.get("amx_bf16")
-    return torch.bfloat16 if native else torch.float32
 
 
 class Batch(NamedTuple):

@@ -49,6 +49,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--means", type=utils.triple, help="image means (the checkpoint's)")
     add("--stds", type=utils.stds, help="their standard deviations (the checkpoint's)")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
+    add("--precision", choices=utils.PRECISIONS, default="auto", help="(%(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -107,6 +108,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.category_names or os.path.exists(CATEGORY_NAMES):
         names = utils.load_category_names(args.category_names or CATEGORY_NAMES)
     model = load_checkpoint(args.checkpoint).to(device)
+    precision = utils.select_precision(device, args.precision)
+    model.backbone.to(precision, memory_format=torch.channels_last)
     [predictions] = predict(
         model, [args.input], top_k=args.top_k, names=names, means=args.means, stds=args.stds
     )

@@ -61,7 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("machine").add_argument
     add("--save_dir", default=CHECKPOINT, help="file or folder (%(default)s)")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
-    add("--precision", choices=features.PRECISIONS, default="auto", help="(%(default)s)")
+    add("--precision", choices=utils.PRECISIONS, default="auto", help="(%(default)s)")
     cache = "keeps features for later runs, 8 KB a view; delete it to clear them (%(default)s)"
     add("--cache_dir", default=str(features.default_cache_folder()), help=cache)
     add("--no_cache", action="store_true", help="keep no features for later runs")
@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
 def train(args: argparse.Namespace, rank: int) -> None:
     """Train and write the checkpoint. Processes of a rank above 0 only help with the features."""
     device = utils.select_device(args.device)
-    precision = features.select_precision(device, args.precision)
+    precision = utils.select_precision(device, args.precision)
     backbone, views = Backbone(args.arch), []
     if rank == 0:
         path = checkpoint_path(args.save_dir)

@@ -27,6 +27,7 @@ SPLITS = ("train", "valid", "test")
 RESIZE, CROP = 256, 224  # pixels; torchvision's VGG16_Weights.IMAGENET1K_V1.transforms()
 MEANS = [0.485, 0.456, 0.406]  # of ImageNet's red, green and blue, range 0-1; same source
 STDS = [0.229, 0.224, 0.225]
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")  # of a backbone; "auto" chooses
 CROP_SCALE = (0.5, 1.0)  # share of a picture's area that a random view shows
 
 
@@ -208,6 +209,21 @@ def select_device(name: str) -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     raise UserError("--device gpu: torch finds neither a CUDA nor an MPS GPU; use --device cpu")
+
+
+def select_precision(device: torch.device, name: str = "auto") -> torch.dtype:
+    """The type to run a backbone in: the one that is named, or the fastest one that loses nothing.
+
+    "auto" is bfloat16 where the processor or GPU computes in it natively, else float32.
+    """
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        able = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+        native = able.get("avx512_bf16") or able.get("amx_bf16")
+    return torch.bfloat16 if native else torch.float32
 
 
 # ---------------------------------------------------------------- the command line
