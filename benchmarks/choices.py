@@ -1,0 +1,162 @@
+"""What features.py was chosen by: batch size, layout, precision, decoding, workers.
+
+    python benchmarks/choices.py --data_dir $FLOWERS_DIR --weights $VGG16_WEIGHTS
+    python benchmarks/choices.py --data_dir $FLOWERS_DIR --weights $VGG16_WEIGHTS --device gpu
+
+The last table is of the whole extraction, and of decoding and backbone alone: the slower of the two
+is its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import show
+from PIL import Image
+
+import features
+from model import Backbone, load_weights
+from utils import MEANS, STDS, plain_view, read_data_folder, select_device, select_precision
+
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("--data_dir", default=os.environ.get("FLOWERS_DIR"))
+parser.add_argument("--weights", default=os.environ.get("VGG16_WEIGHTS"))
+parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
+parser.add_argument("--rounds", type=int, default=5)
+parser.add_argument("--pictures", type=int, default=200)
+
+
+def main() -> None:
+    args = parser.parse_args()
+    device = select_device(args.device)
+    backbone = Backbone("vgg16")
+    load_weights(backbone, "vgg16", args.weights)
+    backbone_table(backbone, device, args.rounds)
+    decoding_table(args)
+    extraction_table(backbone, device, args)
+
+
+@torch.inference_mode()
+def backbone_table(backbone: Backbone, device: torch.device, rounds: int) -> None:
+    """Milliseconds an image by batch size, precision and layout; all sides in turn, each round."""
+    sides = {}
+    for dtype in ("float32", "bfloat16"):
+        for layout in ("contiguous_format", "channels_last"):
+            side = copy.deepcopy(backbone).to(
+                device, getattr(torch, dtype), memory_format=getattr(torch, layout)
+            )
+            sides[f"{dtype} {layout}"] = (side.features, dtype, layout)
+    compiled = copy.deepcopy(sides["bfloat16 channels_last"][0])
+    sides["torch.compile, bfloat16"] = (torch.compile(compiled), "bfloat16", "channels_last")
+    sizes = (1, 2, 4, 8, 32) if device.type == "cpu" else (8, 32, 128, 256)
+    times = {(name, size): [] for name in sides for size in sizes}
+    failed = {}
+    for number in range(rounds + 1):  # the first round is not counted
+        for (name, size), measured in times.items():
+            if name in failed:
+                continue
+            run, dtype, layout = sides[name]
+            images = torch.rand(size, 3, 224, 224, device=device, dtype=getattr(torch, dtype))
+            images = images.contiguous(memory_format=getattr(torch, layout))
+            start = time.perf_counter()
+            try:
+                run(images).sum().item()
+            except Exception as error:  # torch.compile wants a C++ compiler
+                failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+                continue
+            if number:
+                measured.append((time.perf_counter() - start) / size * 1000)
+    result = {
+        f"{name}, batch {size}": statistics.median(measured) if measured else failed[name]
+        for (name, size), measured in times.items()
+    }
+    rows = [
+        [name, *(f"{statistics.median(t):.0f}" if (t := times[name, s]) else "-" for s in sizes)]
+        for name in sides
+    ]
+    show("Convolutions, ms an image", ["batch size", *sizes], rows, result | {"failed": failed})
+
+
+def decoding_table(args: argparse.Namespace) -> None:
+    """Milliseconds to decode a JPEG and take its plain view, with and without draft mode."""
+    data = read_data_folder(args.data_dir)
+    photo = Image.open(Path(args.data_dir, data.paths["train"][0])).convert("RGB")
+    rows, result = [], {}
+    for width, height in (photo.size, (1600, 1200), (4000, 3000)):
+        file = io.BytesIO()
+        photo.resize((width, height), Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
+        times, views = {False: [], True: []}, {}
+        for _ in range(args.rounds):
+            for draft in times:
+                start = time.perf_counter()
+                image = Image.open(io.BytesIO(file.getvalue()))
+                if draft:
+                    image.draft("RGB", (512, 512))  # at least twice what the view needs
+                views[draft] = plain_view(image.convert("RGB"))
+                times[draft].append((time.perf_counter() - start) * 1000)
+        plain, draft = (statistics.median(t) for t in times.values())
+        difference = (views[True].float() - views[False].float()).abs().mean().item()
+        rows.append([f"{width} x {height}", f"{plain:.1f}", f"{draft:.1f}", f"{difference:.2f}"])
+        result[f"{width} x {height}"] = {"full": plain, "draft": draft, "difference": difference}
+    header = ["JPEG", "full decoding, ms", "draft mode, ms", "mean difference of a pixel, 0-255"]
+    show("Decoding and resizing a picture", header, rows, result)
+
+
+def extraction_table(backbone: Backbone, device: torch.device, args: argparse.Namespace) -> None:
+    """Images a second, end to end, by number of workers; and the backbone's alone."""
+    data = read_data_folder(args.data_dir)
+    views = [(path, 0) for path in data.paths["train"][: args.pictures]]
+    precision = select_precision(device)
+    bare = copy.deepcopy(backbone).to(device, precision, memory_format=torch.channels_last)
+    batch = torch.rand(features.BATCH_SIZES[device.type], 3, 224, 224, device=device)
+    workers = (0, 1, 2, 4) if device.type == "cpu" else (1, 4, 8, 16)
+    rates = {name: [] for name in ("backbone alone", *workers)}
+    for _ in range(args.rounds):
+        for name, measured in rates.items():
+            start = time.perf_counter()
+            if name == "backbone alone":
+                with torch.inference_mode():
+                    count = 0
+                    while count < len(views):
+                        bare(batch).cpu()
+                        count += len(batch)
+            else:
+                count = len(views)
+                with tempfile.TemporaryDirectory() as folder:
+                    features.extract(
+                        backbone,
+                        args.data_dir,
+                        views,
+                        means=MEANS,
+                        stds=STDS,
+                        cache=folder,
+                        device=device,
+                        precision=precision,
+                        workers=name,
+                    )
+            measured.append(count / (time.perf_counter() - start))
+    result = {str(name): statistics.median(measured) for name, measured in rates.items()}
+    rows = [
+        [name if isinstance(name, str) else f"extract(), {name} workers", f"{rate:.1f}"]
+        for name, rate in zip(rates, result.values(), strict=True)
+    ]
+    start = time.perf_counter()
+    for path, _ in views[:50]:
+        features.load_views(args.data_dir, path, [0])
+    decoding = 50 / (time.perf_counter() - start)
+    rows.append(["decoding alone, one process", f"{decoding:.1f}"])
+    show("Images a second", ["", "images/s"], rows, result | {"decoding": decoding})
+
+
+if __name__ == "__main__":
+    main()
