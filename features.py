@@ -32,6 +32,7 @@ from utils import CROP, CROP_SCALE, RESIZE, UserError, load_views, normalize, pr
 
 LAYOUT = 1  # of the files below; part of the cache's key, as is all that features depend on
 KEY_BYTES = 16
+ROWS_MAPPED = 64  # at once; Linux may map up to 2 MB around each
 BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # views; benchmarks/README.md has the CPU's
 
 View = tuple[str, int]  # a picture's path in the data folder; 0 for plain, more for random
@@ -62,11 +63,13 @@ class Features:
         """
         rows = rows.numpy()
         read = np.empty((len(rows), *self.dtype["features"].shape), np.float32)
-        for number in np.unique(self.file[rows]):
-            here = self.file[rows] == number
-            records = self.paths[number].stat().st_size // self.dtype.itemsize
-            mapped = np.memmap(self.paths[number], self.dtype, mode="r", shape=records)
-            read[here] = mapped["features"][self.row[rows[here]]]
+        for start in range(0, len(rows), ROWS_MAPPED):
+            some, into = rows[start : start + ROWS_MAPPED], read[start : start + ROWS_MAPPED]
+            for number in np.unique(self.file[some]):
+                here = self.file[some] == number
+                records = self.paths[number].stat().st_size // self.dtype.itemsize
+                mapped = np.memmap(self.paths[number], self.dtype, mode="r", shape=records)
+                into[here] = mapped["features"][self.row[some[here]]]
         return torch.from_numpy(read)
 
 
@@ -203,6 +206,7 @@ def extract(
         batch_size=pictures,
         num_workers=workers,
         collate_fn=_collate,
+        generator=torch.Generator(),  # so that torch's own is left alone
         pin_memory=device.type == "cuda",
     )
     backbone = copy.deepcopy(backbone).to(device, precision, memory_format=torch.channels_last)

@@ -206,7 +206,7 @@ def _load_state_dict(backbone: Backbone, path: str | os.PathLike) -> None:
     try:
         wanted = {name: state[name].float() for name in backbone.state_dict()}
         backbone.load_state_dict(wanted, assign=True)
-    except (KeyError, AttributeError, TypeError) as error:
+    except (IndexError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not the weights of this --arch: no tensor {error}") from error
     except RuntimeError as error:  # names and shapes, on several lines
         raise UserError(f"{path}: not the weights of this --arch: {error}") from error
@@ -344,7 +344,7 @@ def load_file(path: str | os.PathLike, what: str):
     Raises:
         UserError: the file is missing, or is no file of plain types and tensors.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: no such {what}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -57,7 +57,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--learning_rate", type=utils.positive_number, default=0.03, help="highest (%(default)s)")
     add("--epochs", type=number(1), default=7, help="passes over the features (%(default)s)")
     add("--batch_size", type=number(1), default=64, help="views a step (%(default)s)")
-    add("--seed", type=number(0), default=0, help="of what is random in fitting (%(default)s)")
+    add("--seed", type=number(0), default=0, help="of all that is random (%(default)s)")
     add = parser.add_argument_group("machine").add_argument
     add("--save_dir", default=CHECKPOINT, help="file or folder (%(default)s)")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
@@ -75,12 +75,12 @@ def checkpoint_path(save_dir: str) -> Path:
         UserError: no file can be written there.
     """
     path = Path(save_dir)
-    if path.is_dir() or save_dir.endswith(("/", os.sep)) or not path.suffix:
+    if os.path.isdir(path) or save_dir.endswith(("/", os.sep)) or not path.suffix:
         path = path / Path(CHECKPOINT).name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
-        if path.is_dir():
+        if os.path.isdir(path):
             raise IsADirectoryError(0, "is a folder")
     except OSError as error:
         raise UserError(f"--save_dir {save_dir}: cannot write there: {error.strerror}") from error
@@ -122,7 +122,8 @@ def fit(
     optimizer = torch.optim.SGD(
         head.parameters(), learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
     )
-    steps = epochs * math.ceil(len(train_rows) / batch_size)
+    # One step more than is taken: the last rate is next to 0, and might be the only one.
+    steps = epochs * math.ceil(len(train_rows) / batch_size) + 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
     history, best, best_state = [], (-1.0, 0.0), None
     for epoch in range(1, epochs + 1):

@@ -63,7 +63,7 @@ def read_data_folder(data_dir: str | os.PathLike) -> DataFolder:
             or another split has a category that `train` lacks.
     """
     root = Path(data_dir)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"--data_dir {data_dir}: no such folder")
     found = {split: _list_split(root, split) for split in SPLITS}
     classes = sorted(found["train"])
@@ -92,7 +92,7 @@ def read_data_folder(data_dir: str | os.PathLike) -> DataFolder:
 def _list_split(root: Path, split: str) -> dict[str, list[str]]:
     """The file names of each category folder of a split, in string order."""
     folder = root / split
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; --data_dir needs {', '.join(SPLITS)} in it")
     categories = {}
     try:

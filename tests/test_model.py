@@ -1,0 +1,332 @@
+"""model: the backbone, the head, pretrained weights, files."""
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import LONG, ROOT, backbone_of, not_root, same_bits
+from torchvision import models
+
+import model
+from model import Backbone, Classifier, Head, UserError
+
+# ---------------------------------------------------------------- the network
+
+
+@pytest.mark.parametrize("arch", ["vgg16", "vgg13"])
+def test_the_backbone_is_torchvisions_with_two_stages_pooled(arch):
+    vgg = getattr(models, arch)(weights=None)
+    backbone = Backbone(arch)
+    places = [int(name.split(".")[1]) for name in backbone.state_dict()]
+    backbone.load_state_dict(
+        {name: vgg.state_dict()[name] for name in backbone.state_dict()}, assign=True
+    )
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features = backbone(images)
+        pools = [i for i, layer in enumerate(vgg.features) if isinstance(layer, torch.nn.MaxPool2d)]
+        wanted = []
+        for end in pools[3:]:  # what the fourth and the fifth max-pooling would get
+            out = vgg.features[:end](images)
+            wanted += [out.mean((2, 3)), out.amax((2, 3))]
+    assert max(places) < pools[4]
+    assert features.shape == (2, backbone.num_features) == (2, 2048)
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(features, torch.cat(wanted, 1))
+
+
+def test_the_backbone_is_frozen():
+    backbone = backbone_of()
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert not backbone.training
+
+
+def test_a_bfloat16_backbone_gives_nearly_the_same_in_float32():
+    backbone = backbone_of("vgg13")
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        exact, rough = backbone(images), backbone.to(torch.bfloat16)(images)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    assert torch.nn.functional.cosine_similarity(rough, exact).item() > 0.999
+
+
+def test_the_digest_tells_weights_apart():
+    backbone, same, other = backbone_of(seed=0), backbone_of(seed=0), backbone_of(seed=1)
+    digest = backbone.digest()
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert same.digest() == digest != other.digest()
+    same.features[28].weight.data[511, 0, 2, 2] += 1e-3  # one of 15 million
+    assert same.digest() != digest
+
+
+def test_the_head_standardises_and_cuts_spare_outputs():
+    head = Head(3, hidden_units=5, num_outputs=7, num_classes=4, dropout=0.5).eval()
+    mean, std = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.5, 0.0])
+    head.standardize_by(mean, std)
+    features = torch.tensor([[3.0, 2.5, 3.0]])
+    logits = head(features)
+    assert logits.shape == (1, 4)
+    assert torch.isfinite(logits).all()
+    torch.testing.assert_close(logits, head.layers(torch.tensor([[1.0, 1.0, 0.0]]))[:, :4])
+
+
+def test_the_head_drops_units_in_training_only():
+    head = Head(3, hidden_units=100, num_outputs=2, num_classes=2, dropout=0.5)
+    features = torch.ones(1, 3)
+    assert not torch.equal(head(features), head(features))
+    head.eval()
+    assert torch.equal(head(features), head(features))
+
+
+# ---------------------------------------------------------------- weights
+
+
+def test_random_weights_follow_from_the_seed():
+    torch.manual_seed(1)
+    one = backbone_of(seed=3).state_dict()
+    torch.manual_seed(2)
+    assert same_bits(one, backbone_of(seed=3).state_dict())
+    assert not same_bits(one, backbone_of(seed=4).state_dict())
+    assert all(tensor.isfinite().all() for tensor in one.values())
+
+
+@pytest.mark.parametrize("extra", [{}, {"classifier.6.bias": torch.zeros(1000)}])
+@pytest.mark.parametrize("old_format", [False, True])
+def test_a_state_dict_file_is_loaded(tmp_path, extra, old_format):
+    source, backbone = backbone_of("vgg13", seed=9), Backbone("vgg13")
+    torch.save(
+        {**source.state_dict(), **extra},
+        tmp_path / "weights.pth",
+        _use_new_zipfile_serialization=not old_format,  # torchvision's own files are old
+    )
+    model.load_weights(backbone, "vgg13", str(tmp_path / "weights.pth"))
+    assert same_bits(backbone.state_dict(), source.state_dict())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def without_a_key():
+    state = backbone_of("vgg13").state_dict()
+    del state["features.5.bias"]
+    return state
+
+
+def with_a_wrong_shape():
+    state = backbone_of("vgg13").state_dict()
+    state["features.5.bias"] = torch.zeros(3)
+    return state
+
+
+WRONG_WEIGHTS = {
+    "wrong arch": lambda: backbone_of("vgg16").state_dict(),
+    "missing key": without_a_key,
+    "wrong shape": with_a_wrong_shape,
+    "list": lambda: [1, 2],
+    "tensor": lambda: torch.zeros(3),
+    "strings": lambda: dict.fromkeys(Backbone("vgg13").state_dict(), "text"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+@pytest.mark.parametrize("case", WRONG_WEIGHTS)
+def test_a_file_of_other_weights_is_named(tmp_path, case):
+    path = tmp_path / "weights.pth"
+    torch.save(WRONG_WEIGHTS[case](), path)
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        model.load_weights(Backbone("vgg13"), "vgg13", str(path))
+
+
+def cut_off(path):
+    torch.save({"a": torch.zeros(10_000)}, path)
+    os.truncate(path, path.stat().st_size - 5000)
+
+
+class Hostile:
+    """Runs a command as soon as it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.trace}'",)
+
+
+NO_TORCH_FILES = {
+    "missing": lambda path: None,
+    "empty": lambda path: path.touch(),
+    "text": lambda path: path.write_text("no weights\n" * 100),
+    "folder": lambda path: path.mkdir(),
+    "cut off": cut_off,
+    "hostile": lambda path: torch.save(Hostile(path.parent / "trace"), path),
+}
+
+
+@pytest.mark.parametrize("case", NO_TORCH_FILES)
+def test_a_file_that_torch_did_not_write_is_named(tmp_path, case):
+    path = tmp_path / "file.pth"
+    NO_TORCH_FILES[case](path)
+    for load in (
+        lambda: model.load_weights(Backbone("vgg13"), "vgg13", str(path)),
+        lambda: model.load_checkpoint(path),
+    ):
+        with pytest.raises(UserError, match=re.escape(str(path))):
+            load()
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("name", ["locked", "too long"])
+def test_a_path_that_cannot_be_looked_at_is_a_users_error(locked_folder, name):
+    path = str(locked_folder / "file.pth") if name == "locked" else "x" * 5000
+    with pytest.raises(UserError, match="locked|xxx"), not_root():
+        model.load_checkpoint(path)
+
+
+def test_jax_weights_are_transposed(tmp_path):
+    source = backbone_of("vgg16", seed=2).state_dict()
+    layers = {}
+    for number, name in enumerate(name for name in source if name.endswith("weight")):
+        kernel = source[name].permute(2, 3, 1, 0).numpy()  # (H, W, in, out)
+        bias = np.full(kernel.shape[3], number, np.float32)
+        layers[f"Conv_{number}"] = {"kernel": kernel, "bias": bias}
+        source[name.replace("weight", "bias")] = torch.from_numpy(bias)
+    state = model.convert_jax_weights(pickle.dumps({"VGG16_0": layers}, protocol=4))
+    assert same_bits(dict(sorted(state.items())), dict(sorted(source.items())))
+    model.save_file(state, tmp_path / "converted.pth")
+    backbone = Backbone("vgg16")
+    model.load_weights(backbone, "vgg16", str(tmp_path / "converted.pth"))
+    assert same_bits(backbone.state_dict(), dict(source))
+
+
+def test_a_hostile_pickle_is_refused_and_not_run(tmp_path):
+    trace = tmp_path / "trace"
+    content = pickle.dumps({"VGG16_0": Hostile(trace)})
+    with pytest.raises(pickle.UnpicklingError, match="system"):
+        model.convert_jax_weights(content)
+    assert not trace.exists()
+    pickle.loads(content)  # it does what it is meant to where nothing stops it
+    assert trace.exists()
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    head = Head(2048, hidden_units=6, num_outputs=4, num_classes=3, dropout=0.25)
+    head.standardize_by(torch.rand(2048), torch.rand(2048))
+    return Classifier(
+        backbone_of("vgg13"),
+        head,
+        arch="vgg13",
+        class_to_idx={"1": 0, "10": 1, "2": 2},
+        means=[0.1, 0.2, 0.3],
+        stds=[0.4, 0.5, 0.6],
+        image_size=224,
+        history={"epoch": 2, "metrics": {"valid_accuracy": 0.5}, "arguments": {"seed": 1}},
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A classifier and the checkpoint it was saved in."""
+    path = tmp_path_factory.mktemp("saved") / "new folder" / "checkpoint.pth"
+    made = classifier().eval()
+    model.save_checkpoint(path, made)
+    yield made, path
+    path.unlink()
+
+
+def test_a_loaded_checkpoint_gives_the_same_logits(saved):
+    made, path = saved
+    loaded = model.load_checkpoint(path)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(loaded(images), made(images))
+    assert loaded(images).shape == (2, 3)
+    for name in ("arch", "class_to_idx", "means", "stds", "image_size", "history"):
+        assert getattr(loaded, name) == getattr(made, name)
+    assert not loaded.training
+
+
+def test_a_checkpoint_holds_plain_types_under_the_promised_names(saved):
+    content = torch.load(saved[1], weights_only=True)
+    assert content["format_version"] == model.FORMAT_VERSION
+    assert content["arch"] == "vgg13"
+    assert (content["hidden_units"], content["num_outputs"], content["dropout"]) == (6, 4, 0.25)
+    assert content["class_to_idx"] == {"1": 0, "10": 1, "2": 2}
+    assert (content["means"], content["stds"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert content["image_size"] == 224
+    assert (content["epoch"], content["metrics"]) == (2, {"valid_accuracy": 0.5})
+    assert content["arguments"] == {"seed": 1}
+    assert same_bits(dict(content["state_dict"]), dict(saved[0].state_dict()))
+
+
+def spoilt(content, **changes):
+    return {**content, **changes}
+
+
+WRONG_CHECKPOINTS = {
+    "newer": (lambda c: spoilt(c, format_version=model.FORMAT_VERSION + 1), "newer"),
+    "no version": (lambda c: {k: v for k, v in c.items() if k != "format_version"}, "not a"),
+    "only weights": (lambda c: c["state_dict"], "not a"),
+    "list": (lambda c: [c], "not a"),
+    "no weights": (lambda c: {k: v for k, v in c.items() if k != "state_dict"}, "damaged"),
+    "other head": (lambda c: spoilt(c, hidden_units=7), "damaged"),
+    "unknown arch": (lambda c: spoilt(c, arch="vgg99"), "damaged"),
+    "no categories": (lambda c: spoilt(c, class_to_idx=None), "damaged"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_CHECKPOINTS)
+def test_a_checkpoint_that_does_not_fit_is_named(saved, tmp_path, case):
+    spoil, word = WRONG_CHECKPOINTS[case]
+    path = tmp_path / "spoilt.pth"
+    torch.save(spoil(torch.load(saved[1], weights_only=True)), path)
+    with pytest.raises(UserError, match=re.escape(str(path))) as error:
+        model.load_checkpoint(path)
+    assert word in str(error.value)
+
+
+def test_a_cut_off_checkpoint_is_named(saved, tmp_path):
+    path = tmp_path / "cut off.pth"
+    path.write_bytes(saved[1].read_bytes()[:-1_000_000])
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        model.load_checkpoint(path)
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "file.pth"
+    for value in (1, 2):
+        model.save_file({"value": value}, path)
+        assert torch.load(path, weights_only=True) == {"value": value}
+        assert os.listdir(tmp_path) == ["file.pth"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.pth"
+    model.save_file({"value": torch.arange(3)}, path)
+    before = path.read_bytes()
+    program = """
+import resource, sys, torch, model
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+try:
+    model.save_file({"value": torch.zeros(1_000_000)}, sys.argv[1])
+except model.UserError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(path) in done.stdout and "cannot write" in done.stdout
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["file.pth"]

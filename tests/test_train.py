@@ -1,0 +1,417 @@
+"""train: fitting, evaluating, the command line and its errors."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import (
+    CATEGORIES,
+    all_pictures,
+    assert_error,
+    backbone_of,
+    make_pictures,
+    not_root,
+    run,
+    same_bits,
+    state_of,
+    table_rows,
+)
+from torch.nn.functional import cross_entropy
+
+import features
+import train
+import utils
+from model import Head
+from utils import UserError
+
+
+def head_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.startswith("head.layers.")}
+
+
+# ---------------------------------------------------------------- fitting, on made-up features
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    """40 rows of 6 features in a file, their labels (3 categories), and the same in memory."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 40)
+    made = (rng.random((40, 6)) + np.eye(6)[labels]).astype(np.float32)
+    store = features.FeatureStore(tmp_path / "made up", 6)
+    keys = [bytes([number] * features.KEY_BYTES) for number in range(40)]
+    store.append(keys, made)
+    store.close()
+    return store.find(keys), torch.from_numpy(labels), torch.from_numpy(made)
+
+
+def fit(made_up, train_rows, valid_rows, labels=None, **changes):
+    """A fitted head and its history."""
+    torch.manual_seed(changes.pop("seed", 0))
+    head = Head(6, 16, 3, 3, changes.pop("dropout", 0.5))
+    settings = {"epochs": 10, "learning_rate": 0.05, "batch_size": 7} | changes
+    labels = made_up[1] if labels is None else labels
+    return head, train.fit(head, made_up[0], labels, train_rows, valid_rows, **settings)
+
+
+def test_one_batch_can_be_overfitted(made_up):
+    rows, noise = torch.arange(8), torch.tensor([0, 1, 2, 2, 1, 0, 1, 0] * 5)
+    head, _ = fit(made_up, rows, rows, noise, epochs=200, batch_size=8, dropout=0.0)
+    loss, accuracy = train.evaluate(head, made_up[0], noise, rows)
+    assert accuracy == 1.0 and loss < 0.1
+
+
+def test_fitting_learns_what_can_be_learnt(made_up):
+    head, history = fit(made_up, torch.arange(30), torch.arange(30, 40), epochs=60)
+    assert history[-1]["train_loss"] < history[0]["train_loss"] / 2
+    assert history[-1]["valid_accuracy"] >= 0.8
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1024])
+def test_loss_and_accuracy_are_means_over_rows_for_any_batch_size(made_up, batch_size):
+    kept, labels, made = made_up
+    head, _ = fit(made_up, torch.arange(30), torch.arange(30, 40), epochs=2)
+    rows = torch.tensor([39, 0, 5, 5, *range(10, 27)])
+    loss, accuracy = train.evaluate(head, kept, labels, rows, batch_size)
+    with torch.inference_mode():
+        logits = head(made[rows])
+    right = [row.argmax().item() == labels[r] for row, r in zip(logits, rows, strict=True)]
+    assert accuracy == sum(right) / len(rows) and 0 < accuracy < 1
+    wanted = sum(cross_entropy(row, labels[r]) for row, r in zip(logits, rows, strict=True))
+    assert loss == pytest.approx(wanted.item() / len(rows), rel=1e-5)
+
+
+def test_the_training_loss_is_the_mean_over_rows(made_up):
+    rows = torch.arange(30)  # in batches of 7: the last one is smaller
+    head, [row] = fit(made_up, rows, rows, epochs=1, learning_rate=1e-12, dropout=0.0)
+    loss, accuracy = train.evaluate(head, made_up[0], made_up[1], rows)
+    assert row["train_loss"] == pytest.approx(loss, rel=1e-4)
+    assert row["valid_loss"] == pytest.approx(loss, rel=1e-4)
+    assert row["valid_accuracy"] == accuracy
+
+
+def test_features_are_standardised_by_the_training_rows(made_up):
+    rows = torch.arange(3, 33)
+    head, _ = fit(made_up, rows, torch.arange(3), epochs=1)
+    made = made_up[2][rows]
+    torch.testing.assert_close(head.mean, made.mean(0))
+    torch.testing.assert_close(head.std, made.std(0, correction=0))
+
+
+def test_the_best_epoch_is_kept(made_up):
+    kept, labels, _ = made_up
+    rows, seen = torch.arange(40), []
+    wrong = (labels + 1) % 3  # the more is learnt, the fewer of these are hit
+    both = torch.cat([labels[:20], wrong[20:]])
+    head, history = fit(
+        made_up, rows[:20], rows[20:], both, epochs=30, report=lambda *row: seen.append(row)
+    )
+    assert [row["epoch"] for row in history] == list(range(1, 31))
+    assert [row for row, _ in seen] == history
+    best = max(history, key=lambda row: (row["valid_accuracy"], -row["valid_loss"]))
+    assert best["valid_accuracy"] > history[-1]["valid_accuracy"]
+    assert [row for row, is_best in seen if is_best][-1] == best
+    loss, accuracy = train.evaluate(head, kept, both, rows[20:])
+    assert (loss, accuracy) == (best["valid_loss"], best["valid_accuracy"])
+    assert not head.training
+
+
+def test_a_loss_that_is_no_number_is_an_error_with_advice(made_up):
+    with pytest.raises(UserError, match="--learning_rate smaller than 1e\\+30"):
+        fit(made_up, torch.arange(30), torch.arange(30, 40), learning_rate=1e30)
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(1, 1), (1, 100), (3, 2), (3, 100), (8, 1)])
+def test_tiny_sets_and_odd_batches_work(made_up, rows, batch_size):
+    rows = torch.arange(rows)
+    head, [row] = fit(made_up, rows, rows, epochs=1, batch_size=batch_size)
+    assert all(np.isfinite(list(row.values())))
+    torch.manual_seed(0)
+    begun = Head(6, 16, 3, 3, 0.5).layers[-1].bias
+    change = (head.layers[-1].bias - begun).norm() / begun.norm()
+    assert change > 1e-3  # a single step has to teach something, too
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_the_command_says_what_it_found_and_what_it_does(trained, pictures):
+    lines = trained.done.stdout.splitlines()
+    text = trained.done.stdout
+    for line, (split, count) in zip(
+        lines, [("train", 16), ("valid", 8), ("test", 8)], strict=False
+    ):
+        assert re.fullmatch(rf"{split} +{count} pictures +4 categories", line)
+    assert re.search(r"vgg16.*none.*2 view.*on cpu in (bfloat16|float32)", text)
+    assert text.index(str(trained.checkpoint)) < text.index("epoch")
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert len(epochs) == 8
+    for number, line in enumerate(epochs, 1):
+        assert re.match(
+            rf"epoch +{number}/8 +train loss +\d+\.\d+ +valid loss +\d+\.\d+ "
+            r"+valid accuracy +\d+\.\d%",
+            line,
+        )
+    assert re.search(r"test accuracy \d+\.\d%", lines[-2])
+    assert f"--checkpoint {trained.checkpoint}" in lines[-1]
+
+
+def test_into_a_file_progress_is_plain_lines(trained):
+    lines = trained.done.stderr.splitlines()
+    assert 5 <= len(lines) <= 11
+    assert all(re.fullmatch(r"features: \d+/48, \d+ s left", line) for line in lines)
+    assert lines[-1] == "features: 48/48, 0 s left"
+
+
+def test_the_checkpoint_tells_how_it_was_trained(trained, pictures):
+    content = torch.load(trained.checkpoint, weights_only=True)
+    assert content["class_to_idx"] == {"1": 0, "10": 1, "2": 2, "x y": 3}
+    assert (content["arch"], content["hidden_units"], content["num_outputs"]) == ("vgg16", 64, 4)
+    assert (list(content["means"]), list(content["stds"])) == (utils.MEANS, utils.STDS)
+    arguments, metrics = content["arguments"], content["metrics"]
+    assert (arguments["epochs"], arguments["seed"]) == (8, 0)
+    assert arguments["data_dir"] == str(pictures)
+    assert metrics["epoch"] == content["epoch"]
+    lines = [line for line in trained.done.stdout.splitlines() if line.startswith("epoch ")]
+    accuracies = [float(re.search(r"accuracy +([\d.]+)%", line)[1]) for line in lines]
+    assert max(accuracies) == round(100 * metrics["valid_accuracy"], 1)
+    assert accuracies[content["epoch"] - 1] == max(accuracies)
+    assert f"test accuracy {metrics['test_accuracy']:.1%}" in trained.done.stdout
+    assert metrics["test_accuracy"] >= 0.75  # colours are told apart even by random weights
+
+
+def test_the_backbone_is_unchanged_to_the_bit_and_the_head_is_not(trained):
+    state = state_of(trained.checkpoint)
+    backbone = {f"backbone.{name}": t for name, t in backbone_of().state_dict().items()}
+    assert same_bits({name: t for name, t in state.items() if "backbone" in name}, backbone)
+    torch.manual_seed(0)
+    begun = Head(2048, 64, 4, 4, 0.5).state_dict()
+    assert len(head_of(state)) == 4
+    for name, tensor in head_of(state).items():
+        assert not torch.equal(tensor, begun[name.removeprefix("head.")])
+
+
+def test_the_same_command_gives_the_same_bits_from_kept_features(trained, train_again):
+    done, path = train_again()
+    assert done.returncode == 0 and done.stderr == ""
+    assert same_bits(state_of(path), state_of(trained.checkpoint))
+
+
+def test_another_seed_gives_another_head(trained, train_again):
+    done, path = train_again("--seed", 1)
+    assert done.returncode == 0 and done.stderr == ""
+    before, after = state_of(trained.checkpoint), state_of(path)
+    assert not any(torch.equal(t, head_of(after)[name]) for name, t in head_of(before).items())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--learning_rate", 0.001],
+        ["--hidden_units", 3],
+        ["--dropout", 0],
+        ["--batch_size", 1000],
+    ],
+    ids=lambda flags: f"{flags[0]} {flags[1]}",
+)
+def test_flags_of_the_head_count_and_need_no_new_features(trained, train_again, flags):
+    done, path = train_again(*flags)
+    assert done.returncode == 0 and done.stderr == ""
+    before, after = head_of(state_of(trained.checkpoint)), head_of(state_of(path))
+    assert not same_bits(before, after)
+
+
+def test_without_a_cache_the_same_seed_gives_the_same_bits(own_pictures, call, tmp_path):
+    flags = ("--data_dir", own_pictures, "--output_cat", 2, "--weights", "none", "--no_cache")
+    flags += ("--cache_dir", tmp_path / "cache")
+    states = []
+    for workers in (0, 2):
+        path = tmp_path / f"{workers}.pth"
+        done = call("train.py", *flags, "--workers", workers, "--save_dir", path)
+        assert done.returncode == 0, done.stderr
+        assert "features: 8/8" in done.stderr or "features: 12/12" in done.stderr
+        states.append(state_of(path))
+        path.unlink()
+    assert same_bits(*states)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_vgg13_and_one_view_of_one_picture_a_category(call, tmp_path):
+    data = make_pictures(tmp_path / "data", ("a", "b"), 1, 1, 1)
+    flags = ("--arch", "vgg13", "--views", 1, "--epochs", 1, "--workers", 0, "--no_cache")
+    flags += ("--weights", "none", "--save_dir", tmp_path / "13.pth")
+    done = call("train.py", "--data_dir", data, "--output_cat", 2, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "features: 6/6" in done.stderr
+    assert torch.load(tmp_path / "13.pth", weights_only=True)["arch"] == "vgg13"
+    picture = data / all_pictures(data)[0]
+    done = call("predict.py", "--input", picture, "--checkpoint", tmp_path / "13.pth")
+    (tmp_path / "13.pth").unlink()
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2
+
+
+# ---------------------------------------------------------------- broken pictures
+
+
+def test_a_broken_picture_is_left_out_and_named(own_pictures, call, tmp_path):
+    (own_pictures / "train" / "a" / "broken one.jpg").write_text("no picture")
+    (own_pictures / "test" / "b" / "broken two.jpg").touch()
+    flags = ("--weights", "none", "--workers", 0, "--no_cache", "--views", 1)
+    flags += ("--save_dir", tmp_path / "c.pth")
+    done = call("train.py", "--data_dir", own_pictures, "--output_cat", 2, *flags)
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2
+    assert "broken one.jpg" in warnings[0] and "broken two.jpg" in warnings[1]
+    assert "(2 pictures)" in done.stdout  # the test split has 3 files
+    (tmp_path / "c.pth").unlink()
+
+
+def test_a_category_without_a_picture_that_can_be_read_is_named(own_pictures, call, tmp_path):
+    for path in (own_pictures / "train" / "b").iterdir():
+        path.write_text("no picture")
+    flags = ("--weights", "none", "--workers", 0, "--no_cache", "--views", 1)
+    flags += ("--save_dir", tmp_path / "c.pth")
+    done = call("train.py", "--data_dir", own_pictures, "--output_cat", 2, *flags)
+    assert_error(done, "train/b", "none of its pictures")
+    assert not (tmp_path / "c.pth").exists()
+
+
+# ---------------------------------------------------------------- --output_cat
+
+
+def test_too_few_outputs_are_an_error_with_both_numbers(train_again):
+    done, path = train_again("--output_cat", 3)
+    assert_error(done, "--output_cat 3", "4 categories")
+    assert not path.exists()
+
+
+def test_spare_outputs_are_warned_of_and_never_predicted(train_again, call, pictures):
+    done, path = train_again("--output_cat", 9)
+    assert done.returncode == 0
+    [warning] = done.stderr.splitlines()
+    assert warning.startswith("warning: ") and "9" in warning and "4 categories" in warning
+    assert torch.load(path, weights_only=True)["num_outputs"] == 9
+    picture = pictures / all_pictures(pictures)[0]
+    done = call("predict.py", "--input", picture, "--checkpoint", path, "--top_k", 100)
+    assert sorted(category for *_, category in table_rows(done.stdout)) == sorted(CATEGORIES)
+
+
+# ---------------------------------------------------------------- --save_dir
+
+
+@pytest.mark.parametrize(
+    ("save_dir", "file"),
+    [
+        ("model.pth", "model.pth"),
+        ("there", "there/checkpoint_script.pth"),
+        ("there.v2", "there.v2/checkpoint_script.pth"),
+        ("new", "new/checkpoint_script.pth"),
+        ("new.v2/", "new.v2/checkpoint_script.pth"),
+        ("new/deep/model.pt", "new/deep/model.pt"),
+    ],
+)
+def test_save_dir_is_a_file_or_a_folder(tmp_path, save_dir, file):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there.v2").mkdir()
+    path = train.checkpoint_path(f"{tmp_path}/{save_dir}")
+    assert path == tmp_path / file
+    assert path.parent.is_dir() and not list(path.parent.glob("*.p*"))
+
+
+def test_a_folder_as_save_dir_holds_the_checkpoint(train_again, tmp_path):
+    done, _ = train_again("--save_dir", tmp_path / "new folder")
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "new folder" / "checkpoint_script.pth"
+    assert str(path) in done.stdout
+    assert torch.load(path, weights_only=True)["arch"] == "vgg16"
+    path.unlink()
+
+
+@pytest.mark.parametrize("kind", ["parent is a file", "is a folder", "x" * 5000])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(call, pictures, tmp_path, kind):
+    (tmp_path / "parent is a file").touch()
+    (tmp_path / "is a folder" / "checkpoint_script.pth").mkdir(parents=True)
+    target = tmp_path / kind if kind == "is a folder" else tmp_path / kind / "model.pth"
+    cache = tmp_path / "cache"
+    flags = ("--output_cat", 4, "--weights", "none", "--cache_dir", cache, "--save_dir", target)
+    done = call("train.py", "--data_dir", pictures, *flags)
+    assert_error(done, "--save_dir", kind)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o555])
+@pytest.mark.parametrize("name", ["model.pth", "new/model.pth", "new/folder"])
+def test_a_folder_that_may_not_be_written_is_a_users_error(locked_folder, name, mode):
+    locked_folder.chmod(mode)
+    with pytest.raises(UserError, match="--save_dir .*locked"), not_root():
+        train.checkpoint_path(str(locked_folder / name))
+
+
+# ---------------------------------------------------------------- errors
+
+WRONG_VALUES = {
+    "--output_cat": ["0", "-1", "2.5", "many", "", "1" * 30],
+    "--views": ["0", "1001", "two"],
+    "--workers": ["-1", "257", "1.5"],
+    "--arch": ["vgg19"],
+    "--hidden_units": ["0", "-5", "nan"],
+    "--dropout": ["1", "-0.1", "nan", "half"],
+    "--learning_rate": ["0", "-0.1", "nan", "inf", "fast"],
+    "--epochs": ["0", "-1", "1e3"],
+    "--batch_size": ["0", "-1", "x"],
+    "--seed": ["-1", "x", "0.5"],
+    "--device": ["tpu"],
+    "--precision": ["int8"],
+    "--means": ["1,2"],
+    "--stds": ["1,2,0"],
+}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [(flag, value) for flag, values in WRONG_VALUES.items() for value in values]
+)
+def test_a_wrong_value_is_named(call, flag, value):
+    values = {"--data_dir": "flowers", "--output_cat": "3"} | {flag: value}
+    done = call("train.py", *(word for pair in values.items() for word in pair))
+    assert_error(done, flag, repr(value))
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        ([], "--data_dir"),
+        (["--data_dir", "flowers"], "--output_cat"),
+        (["--data_dir", "flowers", "--output_cat", "3", "--colour", "red"], "--colour"),
+        (["--data_dir", "flowers", "--output_cat"], "--output_cat"),
+    ],
+)
+def test_missing_and_unknown_flags_are_named(call, flags, word):
+    assert_error(call("train.py", *flags), word)
+
+
+def test_help_is_no_error(call):
+    done = call("train.py", "--help")
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 0
+    for word in ("--data_dir", "--cache_dir", "8 KB a view", "delete it to clear"):
+        assert word in text
+
+
+def test_weights_that_are_missing_are_named(train_again):
+    done, path = train_again("--weights", "no such file.pth")
+    assert_error(done, "no such file.pth")
+    assert not path.exists()
+
+
+def test_a_missing_data_folder_is_named_by_the_script(tmp_path):
+    flags = ("--output_cat", 3, "--save_dir", tmp_path / "model.pth")
+    done = run("train.py", "--data_dir", tmp_path / "nowhere", *flags)
+    assert_error(done, tmp_path / "nowhere", "no such folder")
+
+
+def test_gpu_without_a_gpu_is_an_error(train_again):
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("this machine has a GPU")
+    assert_error(train_again("--device", "gpu")[0], "--device", "gpu")
