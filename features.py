@@ -60,6 +60,9 @@ class Features:
 
         The files are mapped anew each time: pages that have been read count as this process's
         memory for as long as they are mapped, and would add up to the whole set.
+
+        Raises:
+            UserError: a file has been deleted.
         """
         rows = rows.numpy()
         read = np.empty((len(rows), *self.dtype["features"].shape), np.float32)
@@ -67,10 +70,15 @@ class Features:
             some, into = rows[start : start + ROWS_MAPPED], read[start : start + ROWS_MAPPED]
             for number in np.unique(self.file[some]):
                 here = self.file[some] == number
-                records = self.paths[number].stat().st_size // self.dtype.itemsize
-                mapped = np.memmap(self.paths[number], self.dtype, mode="r", shape=records)
-                into[here] = mapped["features"][self.row[some[here]]]
+                into[here] = self._map(self.paths[number])["features"][self.row[some[here]]]
         return torch.from_numpy(read)
+
+    def _map(self, path: Path) -> np.memmap:
+        try:
+            records = path.stat().st_size // self.dtype.itemsize
+            return np.memmap(path, self.dtype, mode="r", shape=records)
+        except OSError as error:
+            raise UserError(f"{path}: kept features are gone: {error.strerror}") from error
 
 
 class FeatureStore:
@@ -97,16 +105,14 @@ class FeatureStore:
         """Where the features of these keys are kept; file -1 for those that are not."""
         wanted = {key: number for number, key in enumerate(keys)}
         file, row = np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int64)
-        size = self.dtype.itemsize
-        for number, path in enumerate(self.paths):
-            with open(path, "rb") as opened:
-                for place in itertools.count():
-                    record = opened.read(size)
-                    if len(record) < size:  # the end, or a record that was cut off
-                        break
+        try:
+            for number, path in enumerate(self.paths):
+                for place, record in enumerate(_records(path, self.dtype.itemsize)):
                     at = wanted.get(record[:KEY_BYTES])
                     if at is not None and _checksum(record) == record[-4:]:
                         file[at], row[at] = number, place
+        except OSError as error:
+            raise self._unusable(error) from error
         first = [wanted[key] for key in keys]  # the same picture may be asked for twice
         return Features(self.paths, self.dtype, file[first], row[first])
 
@@ -141,6 +147,13 @@ class FeatureStore:
             f"{self.folder}: cannot keep features there: {error.strerror}; "
             "name another folder with --cache_dir"
         )
+
+
+def _records(path: Path, size: int) -> Iterator[bytes]:
+    """The records of a file; one at its end that was cut off is none."""
+    with open(path, "rb") as file:
+        while len(record := file.read(size)) == size:
+            yield record
 
 
 def _checksum(record: bytes) -> bytes:

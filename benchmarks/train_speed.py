@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import tempfile
 
 from common import ROOT, Floor, import_seconds, show, timed
@@ -29,6 +30,7 @@ parser.add_argument("--data_dir", default=os.environ.get("FLOWERS_DIR"))
 parser.add_argument("--weights", default=os.environ.get("VGG16_WEIGHTS"))
 parser.add_argument("--epochs", default="7")
 parser.add_argument("--seed", default="0")
+parser.add_argument("--views", type=int, nargs="+", default=[2, 1])
 parser.add_argument("--skip_usual_loop", action="store_true")
 
 
@@ -51,7 +53,7 @@ def main() -> None:
         result["runs"].append(run)
         print(f"{name}: {seconds:.1f} s, test accuracy {run['accuracy']} %", flush=True)
 
-    for views in (2, 1):
+    for views in args.views:
         with tempfile.TemporaryDirectory() as folder:
             command = [str(ROOT / "train.py"), "--output_cat", str(len(data.class_to_idx)), *common]
             command += [
@@ -69,10 +71,13 @@ def main() -> None:
             record(f"train.py --views {views}", *first, passes * backbone + import_seconds())
             again = timed(*command, "--learning_rate", "0.02")
             record(f"train.py --views {views}, another learning rate", *again)
-        if views == 2 and not args.skip_usual_loop:
+        if views == args.views[0] and not args.skip_usual_loop:
             usual = timed(str(ROOT / "benchmarks" / "usual_loop.py"), *common)
             record("usual loop", *usual)
 
+    # Of one process; the largest of all that were started, so of train.py where it runs alone.
+    result["peak_gb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    print(f"largest process: {result['peak_gb']:.2f} GB")
     slowest = max(
         run["seconds"]
         for run in result["runs"]
