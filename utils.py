@@ -11,12 +11,16 @@ import json
 import math
 import os
 import re
+import shutil
+import socket
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageOps
@@ -28,6 +32,7 @@ RESIZE, CROP = 256, 224  # pixels; torchvision's VGG16_Weights.IMAGENET1K_V1.tra
 MEANS = [0.485, 0.456, 0.406]  # of ImageNet's red, green and blue, range 0-1; same source
 STDS = [0.229, 0.224, 0.225]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")  # of a backbone; "auto" chooses
+PATIENCE = 20  # seconds that a host may take to answer
 CROP_SCALE = (0.5, 1.0)  # share of a picture's area that a random view shows
 
 
@@ -40,7 +45,7 @@ class UserError(Exception):
 
 @dataclass(frozen=True)
 class DataFolder:
-    """The pictures of `root/{train,valid,test}/<category>/`.
+    """The pictures of a data folder, by split.
 
     `class_to_idx` numbers the categories of `train` in string order ("10" comes before "2"); the
     numbers hold in every split. `paths[split]` are file paths relative to `root`, with forward
@@ -54,59 +59,233 @@ class DataFolder:
 
 
 def read_data_folder(data_dir: str | os.PathLike) -> DataFolder:
-    """List the pictures of a data folder, without opening one.
-
-    Every file that is not hidden counts as a picture: whether it is one shows when it is decoded.
+    """List the pictures of a data folder; see `list_pictures`.
 
     Raises:
         UserError: a folder or split is missing or empty, a category of `train` has no picture,
             or another split has a category that `train` lacks.
     """
-    root = Path(data_dir)
-    if not os.path.isdir(root):
-        raise UserError(f"--data_dir {data_dir}: no such folder")
-    found = {split: _list_split(root, split) for split in SPLITS}
-    classes = sorted(found["train"])
-    for category, names in found["train"].items():
-        if not names:
-            raise UserError(f"{root / 'train' / category}: no picture in this category's folder")
-    class_to_idx = {category: index for index, category in enumerate(classes)}
+    root, found = Path(data_dir), list_pictures(data_dir)
+    class_to_idx = {category: index for index, category in enumerate(sorted(found["train"]))}
     paths, labels = {}, {}
     for split, categories in found.items():
-        for category in categories:
-            if category not in found["train"]:
+        for category, pictures in categories.items():
+            if category not in class_to_idx:
                 raise UserError(
-                    f"{root / split / category}: train has no category {category!r}; "
-                    "add it there or move this folder away"
+                    f"{root}: train has no category {category!r}, but {split} has; "
+                    "add it to train or move it away"
                 )
-        paths[split] = [f"{split}/{c}/{n}" for c in sorted(categories) for n in categories[c]]
+            if split == "train" and not pictures:
+                raise UserError(f"{root}: no picture for train in category {category!r}")
+        paths[split] = [path for category in sorted(categories) for path in categories[category]]
         labels[split] = [class_to_idx[c] for c in sorted(categories) for _ in categories[c]]
         if not paths[split]:
-            raise UserError(f"{root / split}: no pictures in its category folders")
-        missing = [c for c in classes if not categories.get(c)]
+            raise UserError(
+                f"{root}: no pictures for {split}; add some, or make folders train, valid and test"
+            )
+        missing = [category for category in class_to_idx if not categories.get(category)]
         if missing:
-            warn(f"{root / split}: no pictures of {len(missing)} categories: {shorten(missing)}")
+            warn(f"{root}: {split} lacks {len(missing)} categories: {shorten(missing)}")
     return DataFolder(str(root), class_to_idx, paths, labels)
 
 
-def _list_split(root: Path, split: str) -> dict[str, list[str]]:
-    """The file names of each category folder of a split, in string order."""
-    folder = root / split
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder; --data_dir needs {', '.join(SPLITS)} in it")
+def list_pictures(data_dir: str | os.PathLike) -> dict[str, dict[str, list[str]]]:
+    """The pictures' paths, relative to `data_dir`, by split and category.
+
+    Every file that is not hidden counts as a picture: whether it is one shows when it is decoded.
+    `val` and `validation` mean valid. Where `valid` or `test` is missing, a tenth of train's
+    pictures take its place, and where there are no splits at all, the sub-folders are categories,
+    and all their pictures train's to begin with. Which ones are taken follows from each
+    picture's content alone (see `split_of`). Nothing on disk changes.
+
+    Raises:
+        UserError: a folder is missing, cannot be read or has no folders in it.
+    """
+    root = Path(data_dir)
+    if not os.path.isdir(root):
+        raise UserError(f"--data_dir {data_dir}: no such folder")
+    folders = {}
+    for name in ("train", "valid", "validation", "val", "test"):
+        if os.path.isdir(root / name):
+            split = "valid" if name.startswith("val") else name
+            if split in folders:
+                raise UserError(f"{root}: has both {folders[split]} and {name}; keep one")
+            folders[split] = name
+    if folders and "train" not in folders:
+        raise UserError(f"{root / 'train'}: no such folder, though there is {shorten(folders)}")
+    found = {split: _list_categories(root, f"{name}/") for split, name in folders.items()}
+    if not found:
+        found = {"train": _list_categories(root, "")}
+    missing = [split for split in SPLITS if split not in found]
+    for split in missing:
+        found[split] = {category: [] for category in found["train"]}
+    if missing:
+        for category, pictures in found["train"].items():
+            found["train"][category] = []
+            for path in pictures:
+                split = split_of(root / path)
+                found[split if split in missing else "train"][category].append(path)
+        counts = [f"{sum(map(len, found[s].values()))} {s}" for s in SPLITS]
+        warn(f"{root}: no {' or '.join(missing)} folder: split by content: {', '.join(counts)}")
+    return {split: found[split] for split in SPLITS}
+
+
+def _list_categories(root: Path, prefix: str) -> dict[str, list[str]]:
+    """The paths of the files in each sub-folder of `root/prefix`, both in string order."""
     categories = {}
     try:
-        for entry in os.scandir(folder):
-            if entry.is_dir() and not entry.name.startswith("."):
-                with os.scandir(entry) as files:
-                    categories[entry.name] = sorted(
-                        f.name for f in files if not f.name.startswith(".") and f.is_file()
-                    )
+        with os.scandir(root / prefix) as entries:
+            folders = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+        for folder in sorted(folders):
+            with os.scandir(root / prefix / folder) as files:
+                names = sorted(f.name for f in files if f.name[0] != "." and f.is_file())
+            categories[folder] = [f"{prefix}{folder}/{name}" for name in names]
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: {error.strerror}") from error
+        raise UserError(f"{error.filename or root / prefix}: {error.strerror}") from error
     if not categories:
-        raise UserError(f"{folder}: no category folders in it")
+        raise UserError(f"{root / prefix}: no category folders in it")
     return categories
+
+
+def split_of(path: str | os.PathLike) -> str:
+    """The split that a picture belongs to by its content: 8 of 10 to train, one each to the others.
+
+    Only the picture itself counts: others that come or go move it nowhere, and the same picture
+    under two names is in one split. (So shares are 80/10/10 on average only: a rule that keeps them
+    exact has to move pictures when others come.)
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(2**16) + str(os.path.getsize(path)).encode()
+    except OSError:  # decoding it will say why
+        content = b""
+    place = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") / 2**64  # 0-1
+    return "train" if place < 0.8 else "valid" if place < 0.9 else "test"
+
+
+class Finding(NamedTuple):
+    """Something that `inspect_pictures` noticed about one picture, or about one category."""
+
+    finding: str
+    split: str
+    category: str
+    path: str
+    detail: str
+
+
+def inspect_pictures(root: str, found: dict[str, dict[str, list[str]]]) -> list[Finding]:
+    """Decode all pictures, and look for what may spoil a training.
+
+    Args:
+        found: from `list_pictures`.
+
+    Returns:
+        Each category's number of "pictures", and those that are "unreadable", the "same picture"
+        as an earlier one, "below 224 pixels", "long" (over 3 times as long as wide) or in a "mode"
+        that is not RGB. The "unknown category" of a split is one that train lacks.
+    """
+    findings, first = [], {}
+    places = [(s, c, path) for s, cs in found.items() for c in cs for path in cs[c]]
+    for split, categories in found.items():
+        for category, pictures in categories.items():
+            findings.append(Finding("pictures", split, category, "", str(len(pictures))))
+            if category not in found["train"]:
+                findings.append(Finding("unknown category", split, category, "", "not in train"))
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(places), 1000):  # as many are decoded ahead at most
+            some = places[start : start + 1000]
+            seen = pool.map(lambda place: _inspect(root, place[2]), some)
+            for place, (content, odd) in zip(some, seen, strict=True):
+                findings += [Finding(what, *place, detail) for what, detail in odd]
+                other = first.setdefault(content, place)
+                if content and other != place:
+                    detail = other[2] if other[0] == place[0] else f"in another split: {other[2]}"
+                    findings.append(Finding("same picture", *place, detail))
+    return findings
+
+
+def _inspect(root: str, path: str) -> tuple[bytes, list[tuple[str, str]]]:
+    """A picture's content, as sha256, and what is odd about it."""
+    path = os.path.join(root, path)
+    try:
+        width, height = load_image(path).size
+    except UserError as error:
+        return b"", [("unreadable", str(error))]
+    odd = []
+    if min(width, height) < CROP:
+        odd.append((f"below {CROP} pixels", f"{width} x {height}"))
+    if max(width, height) > 3 * min(width, height):
+        odd.append(("long", f"{width} x {height}"))
+    with open(path, "rb") as file, Image.open(file) as image:
+        if image.mode != "RGB":
+            odd.append(("mode", image.mode))
+        file.seek(0)
+        return hashlib.sha256(file.read()).digest(), odd
+
+
+def download_flowers(data_dir: str | os.PathLike, split: str = "course") -> None:
+    """Fetch Oxford-102 (Nilsback & Zisserman 2008), unless `data_dir` is there already.
+
+    torchvision fetches and verifies it in `<data_dir>.download`; the pictures are then linked as
+    `<data_dir>/{train,valid,test}/<1..102>/image_NNNNN.jpg`, by Oxford's labels.
+
+    Args:
+        split: "official" for the paper's 1020/1020/6149 pictures, or "course" for 80/10/10 per
+            cent of each category.
+
+    Raises:
+        UserError: it cannot be fetched or written.
+    """
+    root, store = Path(data_dir), Path(f"{data_dir}.download")
+    if root.exists():
+        return print(f"{root} is there already: nothing to download")
+    from torchvision.datasets import Flowers102
+
+    # Here, it was left behind by a run that was stopped, and torchvision would take it for whole.
+    shutil.rmtree(store / "flowers-102" / "jpg", ignore_errors=True)
+    pictures = []  # (split, path, label from 0)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        for name in ("train", "val", "test"):
+            official = "valid" if name == "val" else name
+            data = Flowers102(store, name, download=True, loader=str)
+            pictures += [(official, *data[index]) for index in range(len(data))]
+    except (OSError, RuntimeError, ImportError) as error:
+        raise UserError(
+            f"cannot fetch Oxford-102: {error}; put 102flowers.tgz, imagelabels.mat and setid.mat "
+            f"of https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ into {store / 'flowers-102'}"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    if split == "course":
+        pictures = _course_split(pictures)
+    partial = Path(f"{data_dir}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        for place, path, label in pictures:
+            target = partial / place / str(label + 1) / Path(path).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, target)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, target)
+        os.replace(partial, root)
+    except OSError as error:
+        raise UserError(f"{root}: cannot lay out Oxford-102: {error.strerror}") from error
+
+
+def _course_split(pictures: list[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
+    """A tenth of each category for valid and for test, chosen by the files' names."""
+    chosen = []
+    for label in sorted({label for *_, label in pictures}):
+        paths = [path for _, path, other in pictures if other == label]
+        paths.sort(key=lambda path: hashlib.sha256(Path(path).name.encode()).digest())
+        tenth = round(len(paths) / 10)
+        for number, path in enumerate(paths):
+            place = SPLITS[1 + number // tenth] if number < 2 * tenth else "train"
+            chosen.append((place, path, label))
+    return chosen
 
 
 def load_category_names(path: str | os.PathLike) -> dict[str, str]:
@@ -307,6 +486,14 @@ def whole_number(minimum: int, maximum: int = 10**18) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def count_or_text(text: str) -> int | str:
+    """A whole number from 1 on, or what was typed instead: whoever knows the right one will say."""
+    try:
+        return whole_number(1)(text)
+    except argparse.ArgumentTypeError:
+        return text
 
 
 def run_script(main, name: str) -> None:

@@ -1,5 +1,6 @@
 """train: fitting, evaluating, the command line and its errors."""
 
+import csv
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ from conftest import (
     all_pictures,
     assert_error,
     backbone_of,
+    draw,
     make_pictures,
     not_root,
     run,
@@ -296,6 +298,61 @@ def test_spare_outputs_are_warned_of_and_never_predicted(train_again, call, pict
     picture = pictures / all_pictures(pictures)[0]
     done = call("predict.py", "--input", picture, "--checkpoint", path, "--top_k", 100)
     assert sorted(category for *_, category in table_rows(done.stdout)) == sorted(CATEGORIES)
+
+
+@pytest.mark.parametrize("flags", [[], ["--output_cat", "many"], ["--output_cat", 0]])
+def test_a_missing_or_wrong_number_of_outputs_is_told(call, pictures, flags):
+    assert_error(
+        call("train.py", "--data_dir", pictures, *flags), "--output_cat", "type --output_cat 4"
+    )
+
+
+# ---------------------------------------------------------------- other data folders
+
+
+def test_a_folder_without_splits_is_trained_on(call, tmp_path):
+    for kind, category in enumerate(("a", "b")):
+        folder = tmp_path / "mine" / category
+        folder.mkdir(parents=True)
+        for number in range(12):
+            draw(kind, number, 40, 30).save(folder / f"{number}.png")
+    flags = ("--weights", "none", "--workers", 0, "--no_cache", "--views", 1, "--epochs", 1)
+    flags += ("--save_dir", tmp_path / "c.pth")
+    done = call("train.py", "--data_dir", tmp_path / "mine", "--output_cat", 2, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "features: 24/24" in done.stderr
+    assert "no valid or test folder: split by content" in done.stderr
+    content = torch.load(tmp_path / "c.pth", weights_only=True)
+    assert content["class_to_idx"] == {"a": 0, "b": 1}
+    (tmp_path / "c.pth").unlink()
+
+
+def test_check_reports_and_trains_nothing(call, own_pictures, tmp_path):
+    (own_pictures / "train" / "a" / "broken.jpg").write_text("no picture")
+    (own_pictures / "valid" / "rose").mkdir()
+    report = tmp_path / "report.csv"
+    done = call("train.py", "--data_dir", own_pictures, "--check", report)
+    assert done.returncode == 0 and done.stderr == ""
+    assert re.search(r"train +5 pictures +2 categories, of 2 \(b\) to 3 \(a\)", done.stdout)
+    assert "unknown category: 1: valid/rose (not in train)" in done.stdout
+    assert re.search(r"unreadable: 1: train/a/broken.jpg \(.*not a picture", done.stdout)
+    assert re.search(r"features: 14 views in about [\d.]+ minutes", done.stdout)  # 5 x 2 + 2 + 2
+    assert "--output_cat 2" in done.stdout
+    with open(report, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["finding"], r["path"]) for r in rows if r["finding"] == "unreadable"} == {
+        ("unreadable", "train/a/broken.jpg")
+    }
+    counts = {(r["split"], r["category"]): r["detail"] for r in rows if r["finding"] == "pictures"}
+    assert counts["train", "a"] == "3" and counts["valid", "rose"] == "0"
+    assert float(rows[-1]["detail"]) > 0 and rows[-1]["finding"] == "minutes"
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_report_that_cannot_be_written_is_named(call, own_pictures, tmp_path):
+    target = tmp_path / "nowhere" / "report.csv"
+    done = call("train.py", "--data_dir", own_pictures, "--check", target)
+    assert_error(done, "--check", target)
 
 
 # ---------------------------------------------------------------- --save_dir

@@ -1,14 +1,17 @@
 """utils: the data folder, pictures and their views, what a user types."""
 
+import hashlib
 import json
 import os
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
 import torch
 from conftest import CATEGORIES, ROOT, all_pictures, draw, not_root
 from PIL import Image
+from scipy.io import savemat
 from torchvision.datasets import Flowers102
 from torchvision.models import VGG16_Weights
 
@@ -55,7 +58,12 @@ def empty(folder):
 
 BROKEN_FOLDERS = {
     "no folder": (lambda root: shutil.rmtree(root), ["own pictures", "no such folder"]),
-    "no split": (lambda root: shutil.rmtree(root / "valid"), ["valid", "no such folder"]),
+    "no train": (lambda root: shutil.rmtree(root / "train"), ["train", "no such folder"]),
+    "two names": (
+        lambda root: shutil.copytree(root / "valid", root / "val"),
+        ["valid", "val", "keep one"],
+    ),
+    "nothing": (lambda root: empty(root), ["own pictures", "no category folders"]),
     "empty split": (lambda root: empty(root / "test"), ["test", "no category folders"]),
     "empty category": (lambda root: empty(root / "train" / "b"), ["b", "no picture"]),
     "no pictures in valid": (
@@ -82,6 +90,221 @@ def test_a_data_folder_that_may_not_be_read_is_a_users_error(locked_folder):
     for path in (locked_folder, locked_folder / "flowers"):
         with pytest.raises(UserError, match="locked"), not_root():
             utils.read_data_folder(path)
+
+
+# ---------------------------------------------------------------- without splits
+
+
+@pytest.fixture
+def unsplit(tmp_path):
+    """A folder of two categories, "b" and "train station", of 60 pictures each, without splits."""
+    for kind, category in enumerate(("b", "train station")):
+        folder = tmp_path / "unsplit" / category
+        folder.mkdir(parents=True)
+        for number in range(60):
+            draw(kind, number, 12, 10).save(folder / f"{number}.png")
+    return tmp_path / "unsplit"
+
+
+def place_of(data: utils.DataFolder) -> dict[str, str]:
+    """The split of each picture."""
+    return {path: split for split, paths in data.paths.items() for path in paths}
+
+
+def test_a_folder_without_splits_is_split_by_content(unsplit, capsys):
+    before = sorted(unsplit.rglob("*"))
+    data = utils.read_data_folder(unsplit)
+    [warning] = capsys.readouterr().err.splitlines()
+    places = place_of(data)
+    assert len(places) == 120 and data.class_to_idx == {"b": 0, "train station": 1}
+    for split, low, high in (("train", 80, 112), ("valid", 4, 24), ("test", 4, 24)):
+        assert low <= len(data.paths[split]) <= high
+        assert f"{len(data.paths[split])} {split}" in warning
+        assert {path.split("/")[0] for path in data.paths[split]} == set(data.class_to_idx)
+        classes = [data.class_to_idx[path.split("/")[0]] for path in data.paths[split]]
+        assert data.labels[split] == classes
+    assert sorted(unsplit.rglob("*")) == before
+    assert place_of(utils.read_data_folder(unsplit)) == places
+
+
+def test_pictures_that_come_go_or_are_renamed_move_no_other(unsplit):
+    before = place_of(utils.read_data_folder(unsplit))
+    for number in range(100, 130):
+        draw(2, number, 12, 10).save(unsplit / "b" / f"0{number}.png")
+    (unsplit / "b" / "3.png").unlink()
+    (unsplit / "b" / "4.png").rename(unsplit / "b" / "zzz.png")
+    after = place_of(utils.read_data_folder(unsplit))
+    assert after["b/zzz.png"] == before["b/4.png"]
+    kept = before.keys() - {"b/3.png", "b/4.png"}
+    assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
+
+
+def test_the_same_picture_is_in_one_split_only(unsplit):
+    for path in list(unsplit.glob("b/*.png")):
+        shutil.copy(path, unsplit / "train station" / f"copy of {path.name}")
+    places = place_of(utils.read_data_folder(unsplit))
+    copies = [path for path in places if "copy of" in path]
+    assert len(copies) == 60
+    for path in copies:
+        assert places[path] == places["b/" + path.rsplit(" ")[-1]]
+
+
+@pytest.mark.parametrize("missing", [["valid"], ["test"], ["valid", "test"]])
+def test_a_split_that_is_missing_is_taken_out_of_train(unsplit, missing, tmp_path, capsys):
+    root = tmp_path / "flowers"
+    shutil.copytree(unsplit, root / "train")
+    for split in {"valid", "test"} - set(missing):
+        shutil.copytree(unsplit, root / split)
+    data = utils.read_data_folder(root)
+    assert " or ".join(missing) in capsys.readouterr().err
+    assert all(path.startswith("train/") for split in missing for path in data.paths[split])
+    assert all(data.paths[split] for split in utils.SPLITS)
+    whole = utils.read_data_folder(unsplit)
+    for split in missing:
+        assert data.paths[split] == [f"train/{path}" for path in whole.paths[split]]
+    rest = 120 - sum(len(data.paths[split]) for split in missing)
+    assert len(data.paths["train"]) == rest
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_valid_has_other_names(own_pictures, name):
+    labels = utils.read_data_folder(own_pictures).labels
+    (own_pictures / "valid").rename(own_pictures / name)
+    data = utils.read_data_folder(own_pictures)
+    assert data.labels == labels
+    assert [path.split("/")[0] for path in data.paths["valid"]] == [name, name]
+
+
+# ---------------------------------------------------------------- Oxford-102
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """A small archive in the form of Oxford's, where a user may put it; 3 categories.
+
+    torchvision's checksums and address are replaced by the archive's and by one that is closed.
+    """
+    folder = tmp_path / "flowers.download" / "flowers-102"
+    folder.mkdir(parents=True)
+    labels = np.array([1] * 20 + [2] * 14 + [3] * 6)
+    with tarfile.open(folder / "102flowers.tgz", "w:gz") as tar:
+        for number, label in enumerate(labels, 1):
+            path = tmp_path / f"image_{number:05d}.jpg"
+            draw(label, number, 20, 16).save(path)
+            tar.add(path, f"jpg/{path.name}")
+    savemat(folder / "imagelabels.mat", {"labels": labels[None]})
+    ids = {"trnid": [1, 21, 35], "valid": [2, 22, 36]}
+    ids["tstid"] = [n for n in range(1, 41) if n not in ids["trnid"] + ids["valid"]]
+    savemat(folder / "setid.mat", {name: np.array([numbers]) for name, numbers in ids.items()})
+    files = {"image": "102flowers.tgz", "label": "imagelabels.mat", "setid": "setid.mat"}
+    sums = {k: (n, hashlib.md5((folder / n).read_bytes()).hexdigest()) for k, n in files.items()}
+    monkeypatch.setattr(Flowers102, "_file_dict", sums)
+    monkeypatch.setattr(Flowers102, "_download_url_prefix", "http://127.0.0.1:9/")
+    return folder
+
+
+def test_oxford_102_is_laid_out_by_label(archive, tmp_path):
+    utils.download_flowers(tmp_path / "flowers", "official")
+    data = utils.read_data_folder(tmp_path / "flowers")
+    assert data.class_to_idx == {"1": 0, "2": 1, "3": 2}
+    assert data.paths["train"] == [
+        f"train/{c}/image_{n:05d}.jpg" for c, n in [(1, 1), (2, 21), (3, 35)]
+    ]
+    assert data.paths["valid"] == [
+        f"valid/{c}/image_{n:05d}.jpg" for c, n in [(1, 2), (2, 22), (3, 36)]
+    ]
+    assert len(data.paths["test"]) == 34
+    for label, number in ((0, 7), (1, 30), (2, 40)):
+        path = f"test/{label + 1}/image_{number:05d}.jpg"
+        assert data.labels["test"][data.paths["test"].index(path)] == label
+        wanted = (tmp_path / f"image_{number:05d}.jpg").read_bytes()
+        assert (tmp_path / "flowers" / path).read_bytes() == wanted
+    assert not (tmp_path / "flowers.partial").exists()
+
+
+def test_the_course_split_is_a_tenth_of_each_category(archive, tmp_path):
+    utils.download_flowers(tmp_path / "flowers")
+    data = utils.read_data_folder(tmp_path / "flowers")
+    counts = {split: np.bincount(labels).tolist() for split, labels in data.labels.items()}
+    assert counts == {"train": [16, 12, 4], "valid": [2, 1, 1], "test": [2, 1, 1]}
+    shutil.rmtree(tmp_path / "flowers")
+    utils.download_flowers(tmp_path / "flowers")
+    assert utils.read_data_folder(tmp_path / "flowers") == data
+
+
+def test_a_download_that_was_interrupted_goes_on(archive, tmp_path, capsys):
+    (tmp_path / "flowers.partial" / "train" / "99").mkdir(parents=True)  # from a laying-out
+    (archive / "setid.mat").rename(archive / "later")
+    with pytest.raises(UserError, match="flowers-102"):
+        utils.download_flowers(tmp_path / "flowers")
+    assert not (tmp_path / "flowers").exists()
+    (archive / "later").rename(archive / "setid.mat")
+    (archive / "jpg" / "image_00007.jpg").unlink()  # from an unpacking that did not end
+    (archive / "jpg" / "image_00008.jpg").write_bytes(b"half")
+    utils.download_flowers(tmp_path / "flowers")
+    laid_out = all_pictures(tmp_path / "flowers")
+    assert len(laid_out) == 40
+    for path in laid_out:
+        wanted = (tmp_path / path.rsplit("/")[-1]).read_bytes()
+        assert (tmp_path / "flowers" / path).read_bytes() == wanted
+    assert not (tmp_path / "flowers" / "train" / "99").exists()
+
+
+def test_a_folder_that_is_there_is_left_alone(own_pictures, capsys):
+    before = all_pictures(own_pictures)
+    utils.download_flowers(own_pictures)
+    assert all_pictures(own_pictures) == before
+    assert "is there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off"])
+def test_without_a_network_the_error_says_where_the_archive_goes(archive, tmp_path, damage):
+    path = archive / "102flowers.tgz"
+    path.unlink() if damage == "missing" else os.truncate(path, 100)
+    with pytest.raises(UserError) as error:
+        utils.download_flowers(tmp_path / "flowers")
+    assert str(archive) in str(error.value) and "https://www.robots.ox.ac.uk" in str(error.value)
+    assert not (tmp_path / "flowers").exists()
+
+
+# ---------------------------------------------------------------- a look at the data
+
+
+def test_an_inspection_finds_what_may_spoil_a_training(own_pictures):
+    train = own_pictures / "train"
+    (train / "a" / "broken.jpg").write_text("no picture")
+    shutil.copy(train / "a" / "train_0.jpg", train / "b" / "twice.jpg")
+    shutil.copy(train / "b" / "train_1.jpg", own_pictures / "test" / "b" / "leak.jpg")
+    draw(0, 7, 900, 250).save(train / "a" / "long.png")
+    draw(1, 8, 300, 250).convert("L").save(train / "a" / "grey.png")
+    (own_pictures / "valid" / "rose").mkdir()
+    draw(2, 9, 300, 250).save(own_pictures / "valid" / "rose" / "fine.png")
+    found = utils.list_pictures(own_pictures)
+    seen = utils.inspect_pictures(str(own_pictures), found)
+    assert {f[:3]: f.detail for f in seen if f.finding == "pictures"} == {
+        ("pictures", "train", "a"): "5",
+        ("pictures", "train", "b"): "3",
+        ("pictures", "valid", "a"): "1",
+        ("pictures", "valid", "b"): "1",
+        ("pictures", "valid", "rose"): "1",
+        ("pictures", "test", "a"): "1",
+        ("pictures", "test", "b"): "2",
+    }
+    others = [f for f in seen if f.finding != "pictures" and f.finding != "below 224 pixels"]
+    assert {(f.finding, f.split, f.category, f.path.rsplit("/")[-1]) for f in others} == {
+        ("unknown category", "valid", "rose", ""),
+        ("unreadable", "train", "a", "broken.jpg"),
+        ("same picture", "train", "b", "twice.jpg"),
+        ("same picture", "test", "b", "leak.jpg"),
+        ("long", "train", "a", "long.png"),
+        ("mode", "train", "a", "grey.png"),
+    }
+    details = {f.path.rsplit("/")[-1]: f.detail for f in others}
+    assert details["twice.jpg"] == "train/a/train_0.jpg"
+    assert details["leak.jpg"] == "in another split: train/b/train_1.jpg"
+    assert (details["long.png"], details["grey.png"]) == ("900 x 250", "L")
+    small = {f.path for f in seen if f.finding == "below 224 pixels"}
+    assert small == {p for p in all_pictures(own_pictures) if not p.endswith("broken.jpg")}
 
 
 # ---------------------------------------------------------------- pictures
