@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import math
 import os
-import time
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,12 +25,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
 from model import Backbone
 from utils import CROP, CROP_SCALE, RESIZE, UserError, load_views, normalize, progress
 
-LAYOUT = 1  # of the files below; part of the cache's key, as is all that features depend on
+LAYOUT = 2  # of the files below; part of the cache's key, as is all that features depend on
 KEY_BYTES = 16
 ROWS_MAPPED = 64  # at once; Linux may map up to 2 MB around each
 BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # views; benchmarks/README.md has the CPU's
@@ -223,7 +224,7 @@ def extract(
         generator=torch.Generator(),  # so that torch's own is left alone
         pin_memory=device.type == "cuda",
     )
-    backbone = copy.deepcopy(backbone).to(device, precision, memory_format=torch.channels_last)
+    backbone = fast_copy(backbone, device, precision)
     batches = _compute(backbone, loader, means, stds, device)
     if size > 1:
         share = math.ceil(len(work) / size)  # the largest of all processes
@@ -239,18 +240,6 @@ def extract(
         found.file[batch.indices], found.row[batch.indices] = file, rows
     store.close()
     return found
-
-
-@torch.inference_mode()
-def seconds_per_view(backbone: Backbone, device: torch.device, precision: torch.dtype) -> float:
-    """Seconds that a backbone takes for a view: the median of a few batches."""
-    backbone = copy.deepcopy(backbone).to(device, precision, memory_format=torch.channels_last)
-    images, times = torch.zeros(BATCH_SIZES[device.type], 3, CROP, CROP), []
-    for _ in range(6):
-        start = time.perf_counter()
-        backbone(images.to(device)).cpu()
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])[2] / len(images)  # the first one prepares kernels
 
 
 def _key(root: str, path: str, view: int) -> bytes:
@@ -303,6 +292,62 @@ def _compute(
             views = batch.content.to(device, non_blocking=True)
             features = backbone(normalize(views, means, stds)).cpu()
         yield batch._replace(content=features)
+
+
+# ---------------------------------------------------------------- convolutions
+
+# Of F(4 x 4, 3 x 3), "Fast Algorithms for Convolutional Neural Networks" (Lavin & Gray 2016): the
+# transforms of a tile of 6 x 6 inputs, of a kernel, and back to 4 x 4 outputs.
+_TILE = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
+_TILE += [[0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
+_KERNEL = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]  # / 24
+_OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+
+
+class WinogradConv2d(nn.Module):
+    """A 3 x 3 convolution, padded by 1, that needs a quarter of the multiplications.
+
+    Pictures are computed one by one, so that the others of a batch do not change a bit of one.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        kernel, tile, output = (torch.tensor(x).float() for x in (_KERNEL, _TILE, _OUTPUT))
+        kernels = torch.einsum("ia,ocab,jb->ijco", kernel / 24, conv.weight, kernel / 24)
+        self.kernels = kernels.flatten(0, 1).contiguous()  # (36, in, out)
+        self.to_tile, self.to_output = torch.kron(tile, tile), torch.kron(output, output)
+        self.bias = conv.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in, H, W) -> (N, out, H, W), both float32 and channels_last."""
+        n, channels, height, width = x.shape
+        rows, columns = math.ceil(height / 4), math.ceil(width / 4)
+        edges = (0, 0, 1, 4 * columns - width + 1, 1, 4 * rows - height + 1)
+        x = pad(x.permute(0, 2, 3, 1), edges)
+        y = x.new_empty(n, rows, 4, columns, 4, len(self.bias))
+        for picture, result in zip(x, y, strict=True):
+            tiles = picture.unfold(0, 6, 4).unfold(1, 6, 4)  # (rows, columns, in, 6, 6)
+            tiles = self.to_tile @ tiles.permute(3, 4, 0, 1, 2).reshape(36, -1)
+            products = torch.bmm(tiles.view(36, -1, channels), self.kernels)
+            outputs = (self.to_output @ products.flatten(1)).view(4, 4, rows, columns, -1)
+            result.copy_(outputs.permute(2, 0, 3, 1, 4))
+        y = y.view(n, 4 * rows, 4 * columns, -1)[:, :height, :width]
+        return y.add_(self.bias).permute(0, 3, 1, 2)
+
+
+def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Backbone:
+    """A copy of a backbone to run on many views: its features agree up to rounding.
+
+    A CPU that computes in float32 gets Winograd convolutions where they are faster than torch's:
+    from 128 channels on (benchmarks/choices.py). They want 230 MB more memory, and time to
+    prepare, so that they do not pay for one picture.
+    """
+    backbone = copy.deepcopy(backbone).to(device, precision, memory_format=torch.channels_last)
+    if device.type == "cpu" and precision == torch.float32:
+        for place, layer in enumerate(backbone.features):
+            if isinstance(layer, nn.Conv2d) and layer.in_channels >= 128:
+                backbone.features[place] = WinogradConv2d(layer)
+    return backbone
 
 
 # ---------------------------------------------------------------- several processes

@@ -16,7 +16,9 @@ import copy
 import csv
 import math
 import os
+import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -334,18 +336,16 @@ def check(args: argparse.Namespace) -> None:
             some = [f for f in findings if f.finding == kind]
             shown = [f"{f.path or f'{f.split}/{f.category}'} ({f.detail})" for f in some]
             print(f"{kind}: {len(some)}: {utils.shorten(shown)}")
-    device = utils.select_device(args.device)
-    precision = utils.select_precision(device, args.precision)
-    backbone = Backbone(args.arch)
-    load_weights(backbone, args.arch, "none")
-    each = features.seconds_per_view(backbone, device, precision)
-    views = sum(
-        len(pictures) * (args.views if split == "train" else 1)
+    broken = {f.path for f in findings if f.finding == "unreadable"}
+    pictures = {
+        split: [path for paths in categories.values() for path in paths if path not in broken]
         for split, categories in found.items()
-        for pictures in categories.values()
-    )
-    minutes = each * views / 60
-    print(f"features: {views} views in about {minutes:.1f} minutes ({each:.3f} s each, {device})")
+    }
+    views = sum(map(len, pictures.values())) + len(pictures["train"]) * (args.views - 1)
+    minutes = 0.0
+    if pictures["train"]:
+        minutes = seconds_per_view(args, pictures["train"]) * views / 60
+    print(f"features: {views} views in about {minutes:.1f} minutes on this machine")
     print(f"to train: --output_cat {len(found['train'])}")
     if args.check != "-":
         table = [*findings, utils.Finding("minutes", "", "", "", f"{minutes:.2f}")]
@@ -354,6 +354,22 @@ def check(args: argparse.Namespace) -> None:
                 csv.writer(file).writerows([utils.Finding._fields, *table])
         except OSError as error:
             raise UserError(f"--check {args.check}: {error.strerror}") from error
+
+
+def seconds_per_view(args: argparse.Namespace, pictures: list[str]) -> float:
+    """Seconds that decoding a view and its backbone take here: the median of some of `pictures`."""
+    device = utils.select_device(args.device)
+    backbone = Backbone(args.arch)
+    load_weights(backbone, args.arch, "none")
+    precision = utils.select_precision(device, args.precision)
+    backbone, times = features.fast_copy(backbone, device, precision), []
+    with torch.inference_mode():
+        for path in pictures[:1] + pictures[:: max(1, len(pictures) // 8)]:
+            start = time.perf_counter()
+            view = utils.load_views(args.data_dir, path, [0])
+            backbone(utils.normalize(view.to(device), args.means, args.stds)).cpu()
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])  # the first one prepares kernels
 
 
 def default_workers(device: torch.device) -> int:

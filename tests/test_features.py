@@ -101,6 +101,30 @@ def test_which_views_are_computed_together_changes_no_bit(pictures, tmp_path):
         assert torch.equal(values(alone)[0], together[number])
 
 
+@pytest.mark.parametrize("height, width", [(32, 32), (14, 14), (9, 13), (1, 1)])
+def test_a_winograd_convolution_is_a_convolution(height, width):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(128, 24, 3, padding=1)
+    images = torch.randn(3, 128, height, width)
+    with torch.inference_mode():
+        wanted, found = conv(images), features.WinogradConv2d(conv)(images)
+    assert found.is_contiguous(memory_format=torch.channels_last) or height % 4 or width % 4
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_fast_copy_of_a_backbone_agrees_with_it():
+    backbone = backbone_of()
+    before = backbone.digest()
+    images = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        fast = features.fast_copy(backbone, CPU, torch.float32)
+        assert any(isinstance(layer, features.WinogradConv2d) for layer in fast.features)
+        found = fast(images)
+        torch.testing.assert_close(found, backbone(images), rtol=1e-4, atol=1e-4)
+        assert torch.equal(fast(images[1:2]), found[1:2])  # the same bits in any batch
+    assert backbone.digest() == before
+
+
 def test_processes_that_decode_change_no_bit(pictures, tmp_path):
     views = two_views(pictures)[:12]
     here = values(extract(pictures, views, tmp_path / "0", workers=0))
