@@ -23,11 +23,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torchvision import models
 
 from utils import PATIENCE, UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had features without a root, and no temperature
+CALIBRATION_BINS = 15  # of the expected calibration error; Guo et al. 2017
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Backbone(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) -> features (N, num_features) float32, all at least 0.
 
-        The convolutions run in the precision that the weights have.
+        Their square root is taken (power normalisation, Perronnin et al. 2010), so that a few
+        large ones do not drown the rest. The convolutions run in the precision of the weights.
         """
         x = images.to(self.features[0].weight.dtype, memory_format=torch.channels_last)
         pooled = []
@@ -77,7 +80,7 @@ class Backbone(nn.Module):
             x = layer(x)
             if index in self.stages:  # (N, 512, H, W) -> 2 x (N, 512)
                 pooled += [x.mean((2, 3), dtype=torch.float32), x.amax((2, 3)).float()]
-        return torch.cat(pooled, 1)
+        return torch.cat(pooled, 1).sqrt()
 
     def digest(self) -> str:
         """The sha256 of all weights, in hexadecimal: tells one set of weights from another."""
@@ -133,6 +136,7 @@ class Classifier(nn.Module):
         class_to_idx: category folder -> index of its logit.
         means, stds: of the images, three each; see `utils.normalize`.
         image_size: pixels of the centre crop's side.
+        temperature: what logits are divided by before they become probabilities.
         history: how it was trained, as the checkpoint tells: "epoch" (the one kept, from 1),
             "metrics" and "arguments".
     """
@@ -147,17 +151,44 @@ class Classifier(nn.Module):
         means: Sequence[float],
         stds: Sequence[float],
         image_size: int,
+        temperature: float = 1.0,
         history: dict | None = None,
     ):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.arch, self.class_to_idx = arch, class_to_idx
         self.means, self.stds, self.image_size = means, stds, image_size
-        self.history = history or {}
+        self.temperature, self.history = temperature, history or {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images (N, 3, 224, 224) -> logits (N, num_classes)."""
         return self.head(self.backbone(images))
+
+
+def metrics(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """How good logits (N, num_classes) are for labels (N,) int64.
+
+    Returns:
+        "loss" (cross entropy, mean over N) and, as fractions 0-1: "accuracy", "top5_accuracy" (the
+        label is among the 5 highest), "class_accuracy" (mean of each category's accuracy) and
+        "ece": the expected calibration error, which is how far the probability of an answer is
+        from the share of such answers that are right (Guo et al. 2017).
+    """
+    logits, labels = logits.double(), labels.long()
+    probability, answers = logits.softmax(1).max(1)
+    right = (answers == labels).double()
+    best = logits.topk(min(5, logits.shape[1])).indices  # (N, 5)
+    counts = torch.bincount(labels)
+    class_accuracy = torch.bincount(labels, right)[counts > 0] / counts[counts > 0]
+    bins = (probability * CALIBRATION_BINS).long().clamp(0, CALIBRATION_BINS - 1)
+    gaps = torch.bincount(bins, probability - right)
+    return {
+        "loss": cross_entropy(logits, labels).item(),
+        "accuracy": right.mean().item(),
+        "top5_accuracy": (best == labels[:, None]).any(1).double().mean().item(),
+        "class_accuracy": class_accuracy.mean().item(),
+        "ece": gaps.abs().sum().item() / len(labels),
+    }
 
 
 # ---------------------------------------------------------------- pretrained weights
@@ -370,6 +401,7 @@ def save_checkpoint(path: str | os.PathLike, model: Classifier) -> None:
         "means": list(model.means),
         "stds": list(model.stds),
         "image_size": model.image_size,
+        "temperature": model.temperature,
         **model.history,
         "state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
     }
@@ -382,14 +414,20 @@ def load_checkpoint(path: str | os.PathLike) -> Classifier:
     Its weights are mapped from the file: the file has to stay as long as they are in use.
 
     Raises:
-        UserError: the file is missing, no checkpoint, or of a newer format.
+        UserError: the file is missing, no checkpoint, or of another format.
     """
     content = load_file(path, "checkpoint")
     version = content.get("format_version") if isinstance(content, dict) else None
     if not isinstance(version, int):
         raise UserError(f"{path}: not a checkpoint of this program's train.py")
-    if version > FORMAT_VERSION:
-        raise UserError(f"{path}: format {version} is newer than this program ({FORMAT_VERSION})")
+    if version != FORMAT_VERSION:
+        age, remedy = "newer", "use a newer program"
+        if version < FORMAT_VERSION:
+            age, remedy = "older", "train again"
+        raise UserError(
+            f"{path}: its format, {version}, is {age} than this program's, {FORMAT_VERSION}; "
+            f"{remedy}"
+        )
     try:
         backbone = Backbone(content["arch"])
         with torch.device("meta"):
@@ -408,6 +446,7 @@ def load_checkpoint(path: str | os.PathLike) -> Classifier:
             means=content["means"],
             stds=content["stds"],
             image_size=content["image_size"],
+            temperature=content["temperature"],
             history={name: content[name] for name in ("epoch", "metrics", "arguments")},
         )
         model.load_state_dict(content["state_dict"], assign=True)

@@ -78,7 +78,8 @@ def predict(
     views = torch.stack([utils.plain_view(utils.load_image(path)) for path in images])
     batch = utils.normalize(views, means or model.means, stds or model.stds)
     device = next(model.parameters()).device
-    probs = model(batch.to(device)).softmax(1).cpu()  # (N, num_classes)
+    logits = model(batch.to(device))  # (N, num_classes)
+    probs = (logits / model.temperature).softmax(1).cpu()
     categories = {index: category for category, index in model.class_to_idx.items()}
     return [
         [

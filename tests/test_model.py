@@ -1,5 +1,6 @@
 """model: the backbone, the head, pretrained weights, files."""
 
+import math
 import os
 import pickle
 import re
@@ -37,7 +38,7 @@ def test_the_backbone_is_torchvisions_with_two_stages_pooled(arch):
     assert max(places) < pools[4]
     assert features.shape == (2, backbone.num_features) == (2, 2048)
     assert features.dtype == torch.float32
-    torch.testing.assert_close(features, torch.cat(wanted, 1))
+    torch.testing.assert_close(features.square(), torch.cat(wanted, 1))
 
 
 def test_the_backbone_is_frozen():
@@ -82,6 +83,42 @@ def test_the_head_drops_units_in_training_only():
     assert not torch.equal(head(features), head(features))
     head.eval()
     assert torch.equal(head(features), head(features))
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def test_metrics_are_what_they_say():
+    probs = torch.tensor(
+        [
+            [0.90, 0.04, 0.03, 0.01, 0.01, 0.01],  # right, and sure
+            [0.86, 0.10, 0.01, 0.01, 0.01, 0.01],  # wrong, about as sure
+            [0.30, 0.50, 0.10, 0.05, 0.03, 0.02],  # right
+            [0.20, 0.10, 0.45, 0.10, 0.10, 0.05],  # the least likely one
+        ]
+    )
+    labels = torch.tensor([0, 1, 1, 5])
+    found = model.metrics(probs.log() + 3, labels)
+    losses = [-math.log(p) for p in (0.9, 0.1, 0.5, 0.05)]
+    assert found.pop("loss") == pytest.approx(sum(losses) / 4, rel=1e-5)
+    # Bins of 1/15: 0.90 and 0.86 in 13 and 12, 0.50 in 7, 0.45 in 6.
+    gaps = [0.1, 0.86, 0.5, 0.45]
+    assert found == pytest.approx(
+        {
+            "accuracy": 2 / 4,
+            "top5_accuracy": 3 / 4,
+            "class_accuracy": (1 + 1 / 2 + 0) / 3,
+            "ece": sum(gaps) / 4,
+        },
+        rel=1e-5,
+    )
+
+
+def test_gaps_within_a_bin_cancel_out():
+    probs = torch.tensor([[0.75, 0.25], [0.77, 0.23], [0.76, 0.24], [0.74, 0.26]])
+    found = model.metrics(probs.log(), torch.tensor([0, 0, 0, 1]))
+    assert found["ece"] == pytest.approx(abs(0.75 + 0.77 + 0.76 + 0.74 - 3) / 4, rel=1e-4)
+    assert found["top5_accuracy"] == 1
 
 
 # ---------------------------------------------------------------- weights
@@ -227,6 +264,7 @@ def classifier() -> Classifier:
         means=[0.1, 0.2, 0.3],
         stds=[0.4, 0.5, 0.6],
         image_size=224,
+        temperature=0.75,
         history={"epoch": 2, "metrics": {"valid_accuracy": 0.5}, "arguments": {"seed": 1}},
     )
 
@@ -248,7 +286,7 @@ def test_a_loaded_checkpoint_gives_the_same_logits(saved):
     with torch.inference_mode():
         assert torch.equal(loaded(images), made(images))
     assert loaded(images).shape == (2, 3)
-    for name in ("arch", "class_to_idx", "means", "stds", "image_size", "history"):
+    for name in ("arch", "class_to_idx", "means", "stds", "image_size", "temperature", "history"):
         assert getattr(loaded, name) == getattr(made, name)
     assert not loaded.training
 
@@ -260,7 +298,7 @@ def test_a_checkpoint_holds_plain_types_under_the_promised_names(saved):
     assert (content["hidden_units"], content["num_outputs"], content["dropout"]) == (6, 4, 0.25)
     assert content["class_to_idx"] == {"1": 0, "10": 1, "2": 2}
     assert (content["means"], content["stds"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
-    assert content["image_size"] == 224
+    assert (content["image_size"], content["temperature"]) == (224, 0.75)
     assert (content["epoch"], content["metrics"]) == (2, {"valid_accuracy": 0.5})
     assert content["arguments"] == {"seed": 1}
     assert same_bits(dict(content["state_dict"]), dict(saved[0].state_dict()))
@@ -272,6 +310,7 @@ def spoilt(content, **changes):
 
 WRONG_CHECKPOINTS = {
     "newer": (lambda c: spoilt(c, format_version=model.FORMAT_VERSION + 1), "newer"),
+    "older": (lambda c: spoilt(c, format_version=1), "older"),
     "no version": (lambda c: {k: v for k, v in c.items() if k != "format_version"}, "not a"),
     "only weights": (lambda c: c["state_dict"], "not a"),
     "list": (lambda c: [c], "not a"),

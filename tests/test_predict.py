@@ -109,11 +109,13 @@ def test_wrong_names_are_an_error(ask, tmp_path):
 def test_probabilities_are_the_networks(trained, pictures):
     paths = [pictures / path for path in all_pictures(pictures)[:3]]
     model = load_checkpoint(trained.checkpoint)
+    model.temperature = 0.7
     found = predict.predict(model, paths, top_k=4)
     transform = VGG16_Weights.IMAGENET1K_V1.transforms()
     for predictions, path in zip(found, paths, strict=True):
         with torch.inference_mode():
-            wanted = model(transform(utils.load_image(path))[None]).softmax(1)[0]
+            logits = model(transform(utils.load_image(path))[None])[0]
+        wanted = (logits / model.temperature).softmax(0)
         assert sum(p.probability for p in predictions) == pytest.approx(1, abs=1e-5)
         for p in predictions:
             index = sorted(CATEGORIES).index(p.category)

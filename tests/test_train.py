@@ -1,6 +1,7 @@
 """train: fitting, evaluating, the command line and its errors."""
 
 import csv
+import math
 import re
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch.nn.functional import cross_entropy
 import features
 import train
 import utils
-from model import Head
+from model import Head, metrics
 from utils import UserError
 
 
@@ -48,6 +49,11 @@ def made_up(tmp_path):
     return store.find(keys), torch.from_numpy(labels), torch.from_numpy(made)
 
 
+def evaluate(head, kept, labels, rows, *batch_size):
+    """The metrics of a head on some rows."""
+    return metrics(train.compute_logits(head, kept, rows, *batch_size), labels[rows])
+
+
 def fit(made_up, train_rows, valid_rows, labels=None, **changes):
     """A fitted head and its history."""
     torch.manual_seed(changes.pop("seed", 0))
@@ -59,9 +65,13 @@ def fit(made_up, train_rows, valid_rows, labels=None, **changes):
 
 def test_one_batch_can_be_overfitted(made_up):
     rows, noise = torch.arange(8), torch.tensor([0, 1, 2, 2, 1, 0, 1, 0] * 5)
-    head, _ = fit(made_up, rows, rows, noise, epochs=200, batch_size=8, dropout=0.0)
-    loss, accuracy = train.evaluate(head, made_up[0], noise, rows)
-    assert accuracy == 1.0 and loss < 0.1
+    head, history = fit(made_up, rows, rows, noise, epochs=200, batch_size=8, dropout=0.0)
+    found = evaluate(head, made_up[0], noise, rows)
+    # The lowest loss with smoothing is at these probabilities.
+    right, wrong = 1 - train.LABEL_SMOOTHING * 2 / 3, train.LABEL_SMOOTHING / 3
+    least = -right * math.log(right) - 2 * wrong * math.log(wrong)
+    assert found["accuracy"] == 1.0 and found["loss"] < 0.1
+    assert history[-1]["train_loss"] == pytest.approx(least, abs=0.03)
 
 
 def test_fitting_learns_what_can_be_learnt(made_up):
@@ -75,22 +85,23 @@ def test_loss_and_accuracy_are_means_over_rows_for_any_batch_size(made_up, batch
     kept, labels, made = made_up
     head, _ = fit(made_up, torch.arange(30), torch.arange(30, 40), epochs=2)
     rows = torch.tensor([39, 0, 5, 5, *range(10, 27)])
-    loss, accuracy = train.evaluate(head, kept, labels, rows, batch_size)
+    found = evaluate(head, kept, labels, rows, batch_size)
     with torch.inference_mode():
         logits = head(made[rows])
     right = [row.argmax().item() == labels[r] for row, r in zip(logits, rows, strict=True)]
-    assert accuracy == sum(right) / len(rows) and 0 < accuracy < 1
+    assert found["accuracy"] == sum(right) / len(rows) and 0 < found["accuracy"] < 1
     wanted = sum(cross_entropy(row, labels[r]) for row, r in zip(logits, rows, strict=True))
-    assert loss == pytest.approx(wanted.item() / len(rows), rel=1e-5)
+    assert found["loss"] == pytest.approx(wanted.item() / len(rows), rel=1e-5)
 
 
-def test_the_training_loss_is_the_mean_over_rows(made_up):
+def test_the_losses_are_means_over_rows(made_up):
     rows = torch.arange(30)  # in batches of 7: the last one is smaller
     head, [row] = fit(made_up, rows, rows, epochs=1, learning_rate=1e-12, dropout=0.0)
-    loss, accuracy = train.evaluate(head, made_up[0], made_up[1], rows)
+    logits, smooth = train.compute_logits(head, made_up[0], rows), train.LABEL_SMOOTHING
+    loss = cross_entropy(logits, made_up[1][rows], label_smoothing=smooth).item()
     assert row["train_loss"] == pytest.approx(loss, rel=1e-4)
-    assert row["valid_loss"] == pytest.approx(loss, rel=1e-4)
-    assert row["valid_accuracy"] == accuracy
+    found = evaluate(head, made_up[0], made_up[1], rows)
+    assert (row["valid_loss"], row["valid_accuracy"]) == (found["loss"], found["accuracy"])
 
 
 def test_features_are_standardised_by_the_training_rows(made_up):
@@ -114,9 +125,28 @@ def test_the_best_epoch_is_kept(made_up):
     best = max(history, key=lambda row: (row["valid_accuracy"], -row["valid_loss"]))
     assert best["valid_accuracy"] > history[-1]["valid_accuracy"]
     assert [row for row, is_best in seen if is_best][-1] == best
-    loss, accuracy = train.evaluate(head, kept, both, rows[20:])
-    assert (loss, accuracy) == (best["valid_loss"], best["valid_accuracy"])
+    found = evaluate(head, kept, both, rows[20:])
+    assert (found["loss"], found["accuracy"]) == (best["valid_loss"], best["valid_accuracy"])
     assert not head.training
+
+
+def test_the_temperature_makes_probabilities_believable():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4000, 5, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    for factor in (0.5, 1.0, 3.0):  # too modest, right, too sure
+        temperature = train.fit_temperature(logits * factor, labels)
+        assert temperature == pytest.approx(factor, rel=0.1)
+        found = metrics(logits * factor / temperature, labels)
+        assert found["ece"] < 0.03
+        assert found["accuracy"] == metrics(logits, labels)["accuracy"]
+    assert metrics(logits * 3, labels)["ece"] > 0.05
+
+
+def test_the_temperature_stays_within_bounds():
+    logits = torch.eye(3)
+    assert train.fit_temperature(logits, torch.tensor([0, 1, 2])) == min(train.TEMPERATURES)
+    assert train.fit_temperature(logits, torch.tensor([1, 2, 0])) == max(train.TEMPERATURES)
 
 
 def test_a_loss_that_is_no_number_is_an_error_with_advice(made_up):
@@ -155,7 +185,8 @@ def test_the_command_says_what_it_found_and_what_it_does(trained, pictures):
             r"+valid accuracy +\d+\.\d%",
             line,
         )
-    assert re.search(r"test accuracy \d+\.\d%", lines[-2])
+    assert re.search(r"test accuracy \d+\.\d% .*top-5 \d+\.\d%, mean of .* \d+\.\d%$", lines[-3])
+    assert re.search(r"error \d+\.\d% at temperature \d\.\d\d \(\d+\.\d% without", lines[-2])
     assert f"--checkpoint {trained.checkpoint}" in lines[-1]
 
 
@@ -180,6 +211,17 @@ def test_the_checkpoint_tells_how_it_was_trained(trained, pictures):
     assert max(accuracies) == round(100 * metrics["valid_accuracy"], 1)
     assert accuracies[content["epoch"] - 1] == max(accuracies)
     assert f"test accuracy {metrics['test_accuracy']:.1%}" in trained.done.stdout
+    assert content["temperature"] in train.TEMPERATURES
+    names = (
+        "loss",
+        "accuracy",
+        "top5_accuracy",
+        "class_accuracy",
+        "ece",
+        "ece_without_temperature",
+    )
+    assert {name for name in metrics if "test" in name} == {f"test_{name}" for name in names}
+    assert metrics["test_top5_accuracy"] == 1  # of 4 categories
     assert metrics["test_accuracy"] >= 0.75  # colours are told apart even by random weights
 
 
