@@ -226,7 +226,8 @@ def _inspect(root: str, path: str) -> tuple[bytes, list[tuple[str, str]]]:
 def download_flowers(data_dir: str | os.PathLike, split: str = "course") -> None:
     """Fetch Oxford-102 (Nilsback & Zisserman 2008), unless `data_dir` is there already.
 
-    torchvision fetches and verifies it in `<data_dir>.download`; the pictures are then linked as
+    torchvision fetches and verifies it in `oxford-102.download` beside `data_dir`, which serves
+    both splits and may be deleted afterwards. The pictures are then linked as
     `<data_dir>/{train,valid,test}/<1..102>/image_NNNNN.jpg`, by Oxford's labels.
 
     Args:
@@ -236,7 +237,8 @@ def download_flowers(data_dir: str | os.PathLike, split: str = "course") -> None
     Raises:
         UserError: it cannot be fetched or written.
     """
-    root, store = Path(data_dir), Path(f"{data_dir}.download")
+    root = Path(data_dir)
+    store, partial = root.parent / "oxford-102.download", root.with_name(f"{root.name}.partial")
     if root.exists():
         return print(f"{root} is there already: nothing to download")
     from torchvision.datasets import Flowers102
@@ -260,7 +262,6 @@ def download_flowers(data_dir: str | os.PathLike, split: str = "course") -> None
         socket.setdefaulttimeout(before)
     if split == "course":
         pictures = _course_split(pictures)
-    partial = Path(f"{data_dir}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         for place, path, label in pictures:

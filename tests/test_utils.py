@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tarfile
 
@@ -184,7 +185,7 @@ def archive(tmp_path, monkeypatch):
 
     torchvision's checksums and address are replaced by the archive's and by one that is closed.
     """
-    folder = tmp_path / "flowers.download" / "flowers-102"
+    folder = tmp_path / "oxford-102.download" / "flowers-102"
     folder.mkdir(parents=True)
     labels = np.array([1] * 20 + [2] * 14 + [3] * 6)
     with tarfile.open(folder / "102flowers.tgz", "w:gz") as tar:
@@ -248,6 +249,16 @@ def test_a_download_that_was_interrupted_goes_on(archive, tmp_path, capsys):
         wanted = (tmp_path / path.rsplit("/")[-1]).read_bytes()
         assert (tmp_path / "flowers" / path).read_bytes() == wanted
     assert not (tmp_path / "flowers" / "train" / "99").exists()
+
+
+def test_the_command_line_downloads_and_trains(archive, call, tmp_path):
+    flags = ("--data_dir", f"{tmp_path / 'flowers'}/", "--output_cat", 3, "--download")
+    flags += ("--weights", "none", "--views", 1, "--epochs", 1, "--workers", 0, "--no_cache")
+    done = call("train.py", *flags, "--save_dir", tmp_path / "c.pth")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"train +32 pictures +3 categories", done.stdout)
+    assert (tmp_path / "c.pth").is_file()
+    assert sorted(os.listdir(tmp_path / "flowers")) == ["test", "train", "valid"]
 
 
 def test_a_folder_that_is_there_is_left_alone(own_pictures, capsys):
