@@ -76,7 +76,9 @@ def read_data_folder(data_dir: str | os.PathLike) -> DataFolder:
                     "add it to train or move it away"
                 )
             if split == "train" and not pictures:
-                raise UserError(f"{root}: no picture for train in category {category!r}")
+                raise UserError(
+                    f"{root}: no picture for train in category {category!r}; add some, or remove it"
+                )
         paths[split] = [path for category in sorted(categories) for path in categories[category]]
         labels[split] = [class_to_idx[c] for c in sorted(categories) for _ in categories[c]]
         if not paths[split]:
@@ -182,7 +184,8 @@ def inspect_pictures(root: str, found: dict[str, dict[str, list[str]]]) -> list[
     Returns:
         Each category's number of "pictures", and those that are "unreadable", the "same picture"
         as an earlier one, "below 224 pixels", "long" (over 3 times as long as wide) or in a "mode"
-        that is not RGB. The "unknown category" of a split is one that train lacks.
+        that is not RGB. The "unknown category" of a split is one that train lacks, an "empty
+        category" one without pictures in train: training refuses both.
     """
     findings, first = [], {}
     places = [(s, c, path) for s, cs in found.items() for c in cs for path in cs[c]]
@@ -191,6 +194,8 @@ def inspect_pictures(root: str, found: dict[str, dict[str, list[str]]]) -> list[
             findings.append(Finding("pictures", split, category, "", str(len(pictures))))
             if category not in found["train"]:
                 findings.append(Finding("unknown category", split, category, "", "not in train"))
+            elif split == "train" and not pictures:
+                findings.append(Finding("empty category", split, category, "", "no picture"))
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(places), 1000):  # as many are decoded ahead at most
             some = places[start : start + 1000]
@@ -210,7 +215,7 @@ def _inspect(root: str, path: str) -> tuple[bytes, list[tuple[str, str]]]:
     try:
         width, height = load_image(path).size
     except UserError as error:
-        return b"", [("unreadable", str(error))]
+        return b"", [("unreadable", str(error).removeprefix(f"{path}: "))]
     odd = []
     if min(width, height) < CROP:
         odd.append((f"below {CROP} pixels", f"{width} x {height}"))

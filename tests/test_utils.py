@@ -288,6 +288,7 @@ def test_an_inspection_finds_what_may_spoil_a_training(own_pictures):
     shutil.copy(train / "b" / "train_1.jpg", own_pictures / "test" / "b" / "leak.jpg")
     draw(0, 7, 900, 250).save(train / "a" / "long.png")
     draw(1, 8, 300, 250).convert("L").save(train / "a" / "grey.png")
+    (train / "lily").mkdir()
     (own_pictures / "valid" / "rose").mkdir()
     draw(2, 9, 300, 250).save(own_pictures / "valid" / "rose" / "fine.png")
     found = utils.list_pictures(own_pictures)
@@ -295,6 +296,7 @@ def test_an_inspection_finds_what_may_spoil_a_training(own_pictures):
     assert {f[:3]: f.detail for f in seen if f.finding == "pictures"} == {
         ("pictures", "train", "a"): "5",
         ("pictures", "train", "b"): "3",
+        ("pictures", "train", "lily"): "0",
         ("pictures", "valid", "a"): "1",
         ("pictures", "valid", "b"): "1",
         ("pictures", "valid", "rose"): "1",
@@ -304,6 +306,7 @@ def test_an_inspection_finds_what_may_spoil_a_training(own_pictures):
     others = [f for f in seen if f.finding != "pictures" and f.finding != "below 224 pixels"]
     assert {(f.finding, f.split, f.category, f.path.rsplit("/")[-1]) for f in others} == {
         ("unknown category", "valid", "rose", ""),
+        ("empty category", "train", "lily", ""),
         ("unreadable", "train", "a", "broken.jpg"),
         ("same picture", "train", "b", "twice.jpg"),
         ("same picture", "test", "b", "leak.jpg"),
@@ -313,6 +316,7 @@ def test_an_inspection_finds_what_may_spoil_a_training(own_pictures):
     details = {f.path.rsplit("/")[-1]: f.detail for f in others}
     assert details["twice.jpg"] == "train/a/train_0.jpg"
     assert details["leak.jpg"] == "in another split: train/b/train_1.jpg"
+    assert details["broken.jpg"].startswith("not a picture")
     assert (details["long.png"], details["grey.png"]) == ("900 x 250", "L")
     small = {f.path for f in seen if f.finding == "below 224 pixels"}
     assert small == {p for p in all_pictures(own_pictures) if not p.endswith("broken.jpg")}
