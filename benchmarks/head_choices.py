@@ -9,6 +9,7 @@ thing of the defaults. Accuracy is that of the last epoch, so that no epoch is c
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 
@@ -32,7 +33,8 @@ VARIANTS = {
     "last stage alone": {"columns": slice(1024, None)},
     "averages alone": {"columns": [*range(512), *range(1024, 1536)]},
     "one view": {"views": 1},
-    "batches of 16": {"batch_size": 16},
+    "gradients not clipped": {"max_norm": math.inf},
+    "batches of 32": {"batch_size": 32},
     "batches of 64": {"batch_size": 64},
     "learning rate 0.01": {"learning_rate": 0.01},
     "learning rate 0.1": {"learning_rate": 0.1},
@@ -93,7 +95,8 @@ def accuracy(
     power: float = 1.0,
     smoothing: float = train.LABEL_SMOOTHING,
     views: int = 2,
-    batch_size: int = 32,
+    max_norm: float = train.MAX_NORM,
+    batch_size: int = 16,
     learning_rate: float = 0.03,
     hidden_units: int = 512,
     dropout: float = 0.5,
@@ -104,7 +107,7 @@ def accuracy(
     rows = (~held_out).nonzero()[:, 0]
     if few:
         rows = torch.cat([rows[labels[rows] == label][:FEWER] for label in labels.unique()])
-    train.LABEL_SMOOTHING = smoothing
+    train.LABEL_SMOOTHING, train.MAX_NORM = smoothing, max_norm
     torch.manual_seed(seed)
     classes = int(labels.max()) + 1
     history = fit(
