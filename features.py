@@ -35,7 +35,7 @@ from utils import CROP, CROP_SCALE, RESIZE, UserError, load_views, normalize, pr
 LAYOUT = 3  # of the files below; part of the cache's key, as is all that features depend on
 KEY_BYTES = 16
 ROWS_MAPPED = 64  # at once; Linux may map up to 2 MB around each
-BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # views; benchmarks/README.md has the CPU's
+BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # views; benchmarks/choices.py compares them
 
 View = tuple[str, int]  # a picture's path in the data folder; 0 for plain, more for random
 

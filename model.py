@@ -37,7 +37,7 @@ class Architecture:
     """A torchvision VGG: its builder, its ImageNet weights, and where features are taken.
 
     `stages` are places in torchvision's `features`: the last ReLU before the fourth and before
-    the fifth max-pooling. Both together gave 3 points of accuracy more than the last alone
+    the fifth max-pooling. Both together gave 2 points of accuracy more than the last alone
     (benchmarks/README.md).
     """
 
