@@ -34,7 +34,6 @@ from utils import CROP, CROP_SCALE, RESIZE, UserError, load_views, normalize, pr
 
 LAYOUT = 3  # of the files below; part of the cache's key, as is all that features depend on
 KEY_BYTES = 16
-ROWS_MAPPED = 64  # at once; Linux may map up to 2 MB around each
 BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # views; benchmarks/choices.py compares them
 
 View = tuple[str, int]  # a picture's path in the data folder; 0 for plain, more for random
@@ -60,27 +59,26 @@ class Features:
     def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows (B,) int64 -> features (B, num_features) float32.
 
-        The files are mapped anew each time: pages that have been read count as this process's
-        memory for as long as they are mapped, and would add up to the whole set.
+        They are read, not mapped: how much of a mapped file counts as this process's memory is
+        for the system to say, and may come to the whole set.
 
         Raises:
-            UserError: a file has been deleted.
+            UserError: a file has been deleted, or cut off.
         """
-        rows = rows.numpy()
-        read = np.empty((len(rows), *self.dtype["features"].shape), np.float32)
-        for start in range(0, len(rows), ROWS_MAPPED):
-            some, into = rows[start : start + ROWS_MAPPED], read[start : start + ROWS_MAPPED]
-            for number in np.unique(self.file[some]):
-                here = self.file[some] == number
-                into[here] = self._map(self.paths[number])["features"][self.row[some[here]]]
-        return torch.from_numpy(read)
-
-    def _map(self, path: Path) -> np.memmap:
-        try:
-            records = path.stat().st_size // self.dtype.itemsize
-            return np.memmap(path, self.dtype, mode="r", shape=records)
-        except OSError as error:
-            raise UserError(f"{path}: kept features are gone: {error.strerror}") from error
+        records = np.empty(len(rows), self.dtype)
+        places = records.view(np.uint8).reshape(len(rows), -1)  # their bytes
+        files, found = self.file[rows.numpy()], self.row[rows.numpy()]
+        for number in np.unique(files):
+            path = self.paths[number]
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    for index in np.flatnonzero(files == number):
+                        file.seek(found[index] * self.dtype.itemsize)
+                        if file.readinto(places[index]) < self.dtype.itemsize:
+                            raise UserError(f"{path}: kept features have been cut off")
+            except OSError as error:
+                raise UserError(f"{path}: kept features are gone: {error.strerror}") from error
+        return torch.from_numpy(records["features"].copy())
 
 
 class FeatureStore:

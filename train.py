@@ -173,7 +173,11 @@ def compute_logits(
     """A head's logits (len(rows), num_classes) float32, on the CPU, for rows of kept features."""
     head.eval()
     device = next(head.parameters()).device
-    return torch.cat([head(kept[some].to(device)).cpu() for some in rows.split(batch_size)])
+    logits = torch.empty(len(rows), head.num_classes)
+    for start in range(0, len(rows), batch_size):
+        some = slice(start, start + batch_size)
+        logits[some] = head(kept[rows[some]].to(device)).cpu()
+    return logits
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
