@@ -29,10 +29,10 @@ from torch import nn
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
-from model import Backbone
+from model import PARTS, Backbone
 from utils import CROP, CROP_SCALE, RESIZE, UserError, load_views, normalize, progress
 
-LAYOUT = 3  # of the files below; part of the cache's key, as is all that features depend on
+LAYOUT = 4  # of the files below; part of the cache's key, as is all that features depend on
 KEY_BYTES = 16
 BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # views; benchmarks/choices.py compares them
 
@@ -56,8 +56,10 @@ class Features:
     def __len__(self) -> int:
         return len(self.file)
 
-    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows (B,) int64 -> features (B, num_features) float32.
+    def __getitem__(self, index: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """`kept[rows]`: (B,) int64 -> (B, len(PARTS), num_features) float32.
+
+        `kept[rows, parts]`: (B,) and (B,) int64 -> (B, num_features), one part of each.
 
         They are read, not mapped: how much of a mapped file counts as this process's memory is
         for the system to say, and may come to the whole set.
@@ -65,20 +67,26 @@ class Features:
         Raises:
             UserError: a file has been deleted, or cut off.
         """
-        records = np.empty(len(rows), self.dtype)
-        places = records.view(np.uint8).reshape(len(rows), -1)  # their bytes
-        files, found = self.file[rows.numpy()], self.row[rows.numpy()]
+        rows, parts = index if isinstance(index, tuple) else (index, None)
+        kind, shape = self.dtype["features"].subdtype
+        start = self.row[rows.numpy()] * self.dtype.itemsize + KEY_BYTES
+        if parts is not None:
+            shape = shape[1:]
+            start += parts.numpy() * (shape[0] * kind.itemsize)
+        values = np.empty((len(rows), *shape), kind)
+        target = values.view(np.uint8).reshape(len(rows), -1)  # their bytes
+        files = self.file[rows.numpy()]
         for number in np.unique(files):
             path = self.paths[number]
             try:
                 with open(path, "rb", buffering=0) as file:
-                    for index in np.flatnonzero(files == number):
-                        file.seek(found[index] * self.dtype.itemsize)
-                        if file.readinto(places[index]) < self.dtype.itemsize:
+                    for place in np.flatnonzero(files == number):
+                        file.seek(start[place])
+                        if file.readinto(target[place]) < target.shape[1]:
                             raise UserError(f"{path}: kept features have been cut off")
             except OSError as error:
                 raise UserError(f"{path}: kept features are gone: {error.strerror}") from error
-        return torch.from_numpy(records["features"].copy())
+        return torch.from_numpy(values.astype(np.float32))
 
 
 class FeatureStore:
@@ -90,9 +98,8 @@ class FeatureStore:
 
     def __init__(self, folder: str | os.PathLike, num_features: int):
         self.folder = Path(folder)
-        self.dtype = np.dtype(
-            [("key", f"V{KEY_BYTES}"), ("features", "<f4", (num_features,)), ("checksum", "<u4")]
-        )
+        values = ("features", "<f2", (len(PARTS), num_features))
+        self.dtype = np.dtype([("key", f"V{KEY_BYTES}"), values, ("checksum", "<u4")])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.paths = sorted(self.folder.glob("*.features"))
@@ -117,7 +124,7 @@ class FeatureStore:
         return Features(self.paths, self.dtype, file[first], row[first])
 
     def append(self, keys: Sequence[bytes], features: np.ndarray) -> tuple[int, range]:
-        """Write features (B, num_features) float32; the file's number and their rows in it."""
+        """Write features (B, len(PARTS), num_features); the file's number and their rows in it."""
         records = np.zeros(len(keys), self.dtype)
         records["features"] = features
         for record, key in zip(records, keys, strict=True):
@@ -169,7 +176,7 @@ class Batch(NamedTuple):
     """Some views, or what became of them."""
 
     indices: list[int]  # their numbers in the list of all views
-    content: torch.Tensor  # (N, 3, 224, 224) uint8, or features (N, num_features) float32
+    content: torch.Tensor  # (N, 3, 224, 224) uint8, or features (N, len(PARTS), D) float16
     failures: dict[int, str]  # by number: why a view's picture could not be decoded
 
 
@@ -199,7 +206,9 @@ def extract(
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     found, work = None, []
     if rank == 0:
-        setting = f"{LAYOUT} {RESIZE} {CROP} {CROP_SCALE} {list(means)} {list(stds)} {precision}"
+        setting = (
+            f"{LAYOUT} {PARTS} {RESIZE} {CROP} {CROP_SCALE} {list(means)} {list(stds)} {precision}"
+        )
         setting += f" {backbone.stages} {device.type} {os.path.abspath(root)} {backbone.digest()}"
         folder = Path(cache, hashlib.sha256(setting.encode()).hexdigest()[:16])
         store = FeatureStore(folder, backbone.num_features)
@@ -288,7 +297,7 @@ def _compute(
     for batch in loader:
         with torch.inference_mode():
             views = batch.content.to(device, non_blocking=True)
-            features = backbone(normalize(views, means, stds)).cpu()
+            features = backbone(normalize(views, means, stds)).half().cpu()
         yield batch._replace(content=features)
 
 
@@ -355,7 +364,7 @@ def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) 
 def process_group() -> Iterator[int]:
     """Join torchrun's other processes, if there are any; gives this one's rank, 0 the first.
 
-    gloo also on GPUs: what passes between processes is features, 8 KB a view, on their way to the
+    gloo also on GPUs: what passes between processes is features, 24 KB a view, on their way to the
     first one's disk.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:

@@ -1,6 +1,8 @@
 """The network: torchvision's frozen VGG convolutions and a new head; its weights and files.
 
-    images (N, 3, 224, 224) -> backbone -> features (N, 2048) -> head -> logits (N, categories)
+    images (N, 3, 224, 224)
+    -> backbone -> features (N, 6, 2048), of six parts of each image
+    -> head     -> logits (N, categories), the mean over the parts
 
 Knows nothing of folders of pictures, of command lines and of plots.
 """
@@ -11,7 +13,6 @@ import hashlib
 import io
 import os
 import pickle
-import socket
 import subprocess
 import sys
 import tarfile
@@ -26,10 +27,16 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import models
 
-from utils import PATIENCE, UserError
+from utils import PATIENCE, UserError, patience
 
-FORMAT_VERSION = 2  # 1 had features without a root, and no temperature
+FORMAT_VERSION = 3  # 1 and 2 had features of the whole image only
 CALIBRATION_BINS = 15  # of the expected calibration error; Guo et al. 2017
+
+
+# Parts of an image whose features are taken, as (top, left, side), shares of its side: the whole,
+# four that overlap, and the middle. One pass of the convolutions serves all of them, as in OverFeat
+# (Sermanet et al. 2014). benchmarks/README.md has what each brings.
+PARTS = [(0, 0, 1), (0, 0, 0.7), (0, 0.3, 0.7), (0.3, 0, 0.7), (0.3, 0.3, 0.7), (0.2, 0.2, 0.6)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ ARCHITECTURES = {
 
 
 class Backbone(nn.Module):
-    """The convolutions of a VGG, frozen, with their outputs at two stages pooled.
+    """The convolutions of a VGG, frozen, with their outputs at two stages pooled in PARTS.
 
     Its weights have torchvision's names (`features.0.weight`, ...). It is made without values,
     on the meta device: `load_weights` or a checkpoint brings them, so that none are made in vain.
@@ -69,7 +76,7 @@ class Backbone(nn.Module):
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, H, W) -> features (N, num_features) float32, all at least 0.
+        """Images (N, 3, H, W) -> features (N, len(PARTS), num_features) float32, all at least 0.
 
         Their square root is taken (power normalisation, Perronnin et al. 2010), so that a few
         large ones do not drown the rest. The convolutions run in the precision of the weights.
@@ -78,9 +85,9 @@ class Backbone(nn.Module):
         pooled = []
         for index, layer in enumerate(self.features):
             x = layer(x)
-            if index in self.stages:  # (N, 512, H, W) -> 2 x (N, 512)
-                pooled += [x.mean((2, 3), dtype=torch.float32), x.amax((2, 3)).float()]
-        return torch.cat(pooled, 1).sqrt()
+            if index in self.stages:
+                pooled.append(pool_parts(x))
+        return torch.cat(pooled, 2).sqrt()
 
     def digest(self) -> str:
         """The sha256 of all weights, in hexadecimal: tells one set of weights from another."""
@@ -89,6 +96,19 @@ class Backbone(nn.Module):
             sha256.update(name.encode())
             sha256.update(tensor.contiguous().cpu().view(torch.uint8).numpy())
         return sha256.hexdigest()
+
+
+def pool_parts(maps: torch.Tensor) -> torch.Tensor:
+    """Averages and maxima of each of PARTS: (N, C, H, W) -> (N, len(PARTS), 2 * C) float32."""
+    pooled = []
+    for top, left, side in PARTS:
+        (y, height), (x, width) = (
+            (round(start * size), max(1, round(side * size)))
+            for start, size in zip((top, left), maps.shape[2:], strict=True)
+        )
+        part = maps[:, :, y : y + height, x : x + width]
+        pooled.append(torch.cat([part.mean((2, 3), dtype=torch.float32), part.amax((2, 3))], 1))
+    return torch.stack(pooled, 1)
 
 
 class Head(nn.Module):
@@ -124,8 +144,8 @@ class Head(nn.Module):
         self.std.copy_(std.clamp(min=1e-3))  # a feature that never varies stays finite
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (N, num_features) float32 -> logits (N, num_classes) float32."""
-        return self.layers((features - self.mean) / self.std)[:, : self.num_classes]
+        """Features (..., num_features) float32 -> logits (..., num_classes) float32."""
+        return self.layers((features - self.mean) / self.std)[..., : self.num_classes]
 
 
 class Classifier(nn.Module):
@@ -161,8 +181,8 @@ class Classifier(nn.Module):
         self.temperature, self.history = temperature, history or {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised images (N, 3, 224, 224) -> logits (N, num_classes)."""
-        return self.head(self.backbone(images))
+        """Normalised images (N, 3, 224, 224) -> logits (N, num_classes), the mean over parts."""
+        return self.head(self.backbone(images)).mean(1)
 
 
 def metrics(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
@@ -280,13 +300,9 @@ def _must_exist(path: Path) -> None:
 def _download(url: str, path: Path) -> None:
     """Fetch `url` under a temporary name, check the sha256 that its name ends with, and move it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        prefix = path.stem.rsplit("-", 1)[-1]
+    prefix = path.stem.rsplit("-", 1)[-1]
+    with patience():
         torch.hub.download_url_to_file(url, str(path), prefix, progress=sys.stderr.isatty())
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _download_from_pypi(path: Path) -> None:

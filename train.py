@@ -29,7 +29,16 @@ from torch.nn.functional import cross_entropy
 import features
 import utils
 from features import Features
-from model import ARCHITECTURES, Backbone, Classifier, Head, load_weights, metrics, save_checkpoint
+from model import (
+    ARCHITECTURES,
+    PARTS,
+    Backbone,
+    Classifier,
+    Head,
+    load_weights,
+    metrics,
+    save_checkpoint,
+)
 from utils import UserError, warn
 
 CHECKPOINT = "assets/model/checkpoint_script.pth"
@@ -55,7 +64,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--check", nargs="?", const="-", metavar="FILE.csv", help="look at the data, do not train")
     add("--means", type=utils.triple, default=utils.MEANS, help="image means %(default)s")
     add("--stds", type=utils.stds, default=utils.STDS, help="their deviations %(default)s")
-    add("--views", type=number(1, 1000), default=2, help="1 plain + random ones (%(default)s)")
+    add("--views", type=number(1, 1000), default=1, help="1 plain + random ones (%(default)s)")
     add("--workers", type=number(0, 256), help="processes that decode pictures (by the cores)")
     add = parser.add_argument_group("network").add_argument
     add("--arch", choices=list(ARCHITECTURES), default="vgg16", help="backbone (%(default)s)")
@@ -65,13 +74,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("fitting").add_argument
     add("--learning_rate", type=utils.positive_number, default=0.03, help="highest (%(default)s)")
     add("--epochs", type=number(1), default=7, help="passes over the features (%(default)s)")
-    add("--batch_size", type=number(1), default=16, help="views a step (%(default)s)")
+    add("--batch_size", type=number(1), default=16, help="parts of views a step (%(default)s)")
     add("--seed", type=number(0), default=0, help="of all that is random (%(default)s)")
     add = parser.add_argument_group("machine").add_argument
     add("--save_dir", default=CHECKPOINT, help="file or folder (%(default)s)")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
     add("--precision", choices=utils.PRECISIONS, default="auto", help="(%(default)s)")
-    cache = "keeps features for later runs, 8 KB a view; delete it to clear them (%(default)s)"
+    cache = "keeps features for later runs, 24 KB a view; delete it to clear them (%(default)s)"
     add("--cache_dir", default=str(features.default_cache_folder()), help=cache)
     add("--no_cache", action="store_true", help="keep no features for later runs")
     return parser.parse_args(arguments)
@@ -121,7 +130,7 @@ def fit(
 
     Returns:
         The history: for each epoch "epoch" (from 1), "train_loss" (cross entropy with label
-        smoothing, mean over views), "valid_loss" (without) and "valid_accuracy" (fraction 0-1).
+        smoothing, mean over parts), "valid_loss" (without) and "valid_accuracy" (fraction 0-1).
 
     Raises:
         UserError: the loss is no longer finite.
@@ -132,14 +141,15 @@ def fit(
         head.parameters(), learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
     )
     # One step more than is taken: the last rate is next to 0, and might be the only one.
-    steps = epochs * math.ceil(len(train_rows) / batch_size) + 1
+    steps = epochs * math.ceil(len(train_rows) * len(PARTS) / batch_size) + 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
     history, best, best_state = [], (-1.0, 0.0), None
     for epoch in range(1, epochs + 1):
         head.train()
         total = 0.0
-        for rows in train_rows[torch.randperm(len(train_rows))].split(batch_size):
-            logits = head(kept[rows].to(device))
+        for some in torch.randperm(len(train_rows) * len(PARTS)).split(batch_size):
+            rows, parts = train_rows[some // len(PARTS)], some % len(PARTS)
+            logits = head(kept[rows, parts].to(device))
             target = labels[rows].to(device)
             loss = cross_entropy(logits, target, label_smoothing=LABEL_SMOOTHING)
             optimizer.zero_grad()
@@ -147,9 +157,9 @@ def fit(
             nn.utils.clip_grad_norm_(head.parameters(), MAX_NORM)
             optimizer.step()
             schedule.step()
-            total += loss.item() * len(rows)
+            total += loss.item() * len(some)
         valid = metrics(compute_logits(head, kept, valid_rows), labels[valid_rows])
-        train_loss = total / len(train_rows)
+        train_loss = total / (len(train_rows) * len(PARTS))
         if not math.isfinite(train_loss + valid["loss"]):
             raise UserError(
                 f"the loss is no longer finite in epoch {epoch}; try a --learning_rate smaller "
@@ -168,15 +178,18 @@ def fit(
 
 @torch.inference_mode()
 def compute_logits(
-    head: nn.Module, kept: Features, rows: torch.Tensor, batch_size: int = 1024
+    head: nn.Module, kept: Features, rows: torch.Tensor, batch_size: int = 256
 ) -> torch.Tensor:
-    """A head's logits (len(rows), num_classes) float32, on the CPU, for rows of kept features."""
+    """A head's logits (len(rows), num_classes) float32, on the CPU, for rows of kept features.
+
+    They are the mean over the parts of each picture, as in `Classifier.forward`.
+    """
     head.eval()
     device = next(head.parameters()).device
     logits = torch.empty(len(rows), head.num_classes)
     for start in range(0, len(rows), batch_size):
         some = slice(start, start + batch_size)
-        logits[some] = head(kept[rows[some]].to(device)).cpu()
+        logits[some] = head(kept[rows[some]].to(device)).mean(1).cpu()
     return logits
 
 
@@ -192,11 +205,11 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def mean_and_std(kept: Features, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation (num_features) float32 of each feature over `rows`."""
     total, squares = 0.0, 0.0
-    for some in rows.split(1024):
-        values = kept[some].double()  # (1024, num_features)
+    for some in rows.split(64):
+        values = kept[some].flatten(0, 1).double()  # (64 * len(PARTS), num_features)
         total, squares = total + values.sum(0), squares + values.square().sum(0)
-    mean = total / len(rows)
-    return mean.float(), (squares / len(rows) - mean.square()).clamp(min=0).sqrt().float()
+    mean, squares = (x / (len(rows) * len(PARTS)) for x in (total, squares))
+    return mean.float(), (squares - mean.square()).clamp(min=0).sqrt().float()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,6 +6,7 @@ Knows nothing of the model.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -66,7 +67,7 @@ def read_data_folder(data_dir: str | os.PathLike) -> DataFolder:
             or another split has a category that `train` lacks.
     """
     root, found = Path(data_dir), list_pictures(data_dir)
-    class_to_idx = {category: index for index, category in enumerate(sorted(found["train"]))}
+    class_to_idx = {category: index for index, category in enumerate(found["train"])}
     paths, labels = {}, {}
     for split, categories in found.items():
         for category, pictures in categories.items():
@@ -79,8 +80,8 @@ def read_data_folder(data_dir: str | os.PathLike) -> DataFolder:
                 raise UserError(
                     f"{root}: no picture for train in category {category!r}; add some, or remove it"
                 )
-        paths[split] = [path for category in sorted(categories) for path in categories[category]]
-        labels[split] = [class_to_idx[c] for c in sorted(categories) for _ in categories[c]]
+        paths[split] = [path for pictures in categories.values() for path in pictures]
+        labels[split] = [class_to_idx[c] for c, pictures in categories.items() for _ in pictures]
         if not paths[split]:
             raise UserError(
                 f"{root}: no pictures for {split}; add some, or make folders train, valid and test"
@@ -228,6 +229,17 @@ def _inspect(root: str, path: str) -> tuple[bytes, list[tuple[str, str]]]:
         return hashlib.sha256(file.read()).digest(), odd
 
 
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Let no host take more than PATIENCE seconds to answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 def download_flowers(data_dir: str | os.PathLike, split: str = "course") -> None:
     """Fetch Oxford-102 (Nilsback & Zisserman 2008), unless `data_dir` is there already.
 
@@ -251,20 +263,17 @@ def download_flowers(data_dir: str | os.PathLike, split: str = "course") -> None
     # Here, it was left behind by a run that was stopped, and torchvision would take it for whole.
     shutil.rmtree(store / "flowers-102" / "jpg", ignore_errors=True)
     pictures = []  # (split, path, label from 0)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
     try:
-        for name in ("train", "val", "test"):
-            official = "valid" if name == "val" else name
-            data = Flowers102(store, name, download=True, loader=str)
-            pictures += [(official, *data[index]) for index in range(len(data))]
+        with patience():
+            for name in ("train", "val", "test"):
+                official = "valid" if name == "val" else name
+                data = Flowers102(store, name, download=True, loader=str)
+                pictures += [(official, *data[index]) for index in range(len(data))]
     except (OSError, RuntimeError, ImportError) as error:
         raise UserError(
             f"cannot fetch Oxford-102: {error}; put 102flowers.tgz, imagelabels.mat and setid.mat "
             f"of https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ into {store / 'flowers-102'}"
         ) from error
-    finally:
-        socket.setdefaulttimeout(before)
     if split == "course":
         pictures = _course_split(pictures)
     try:

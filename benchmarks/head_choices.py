@@ -18,24 +18,28 @@ from common import show
 
 import features
 import train
-from model import Backbone, Head, load_weights
+from model import PARTS, Backbone, Head, load_weights
 from train import fit
 from utils import MEANS, STDS, read_data_folder, select_device, select_precision
 
 FOLDS = 5
 FEWER = 5  # training pictures a category, in the last column
-BOTH = slice(None)  # the columns of both stages
+ALL = slice(None)
 VARIANTS = {
     "the defaults": {},
+    "the whole picture alone": {"parts": slice(1)},
+    "the whole and the middle": {"parts": slice(0, None, 5)},
+    "the whole and the corners": {"parts": slice(5)},
+    "two views": {"views": 2},
+    "two views, the whole alone": {"views": 2, "parts": slice(1)},
     "features without a root": {"power": 2.0},
     "no label smoothing": {"smoothing": 0.0},
     "neither": {"power": 2.0, "smoothing": 0.0},
     "last stage alone": {"columns": slice(1024, None)},
     "averages alone": {"columns": [*range(512), *range(1024, 1536)]},
-    "one view": {"views": 1},
     "gradients not clipped": {"max_norm": math.inf},
     "batches of 32": {"batch_size": 32},
-    "batches of 64": {"batch_size": 64},
+    "batches of 8": {"batch_size": 8},
     "learning rate 0.01": {"learning_rate": 0.01},
     "learning rate 0.1": {"learning_rate": 0.1},
     "1024 hidden units": {"hidden_units": 1024},
@@ -55,7 +59,7 @@ parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
 
 
 def extract(args: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two views' features (N, 2, 2048) and labels (N,) of all pictures but the test split's."""
+    """Features (N, 2, len(PARTS), 2048) of two views, and labels (N,), without the test split."""
     data, device = read_data_folder(args.data_dir), select_device("cpu")
     backbone = Backbone("vgg16")
     load_weights(backbone, "vgg16", args.weights)
@@ -72,7 +76,7 @@ def extract(args: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
         workers=1,
     )
     labels = torch.tensor(data.labels["train"] + data.labels["valid"])
-    return kept[torch.arange(len(kept))].view(len(labels), 2, -1), labels
+    return kept[torch.arange(len(kept))].unflatten(0, (len(labels), 2)), labels
 
 
 def folds_of(labels: torch.Tensor, seed: int) -> torch.Tensor:
@@ -91,10 +95,11 @@ def accuracy(
     seed: int,
     *,
     few: bool = False,
-    columns=BOTH,
+    columns=ALL,
+    parts=ALL,
     power: float = 1.0,
     smoothing: float = train.LABEL_SMOOTHING,
-    views: int = 2,
+    views: int = 1,
     max_norm: float = train.MAX_NORM,
     batch_size: int = 16,
     learning_rate: float = 0.03,
@@ -103,11 +108,11 @@ def accuracy(
     epochs: int = 7,
 ) -> float:
     """Accuracy (fraction 0-1) on the pictures that `held_out` (N,) bool leaves to it."""
-    kept = kept[:, :, columns].pow(power)
+    kept = kept[:, :, parts][..., columns].pow(power)
     rows = (~held_out).nonzero()[:, 0]
     if few:
         rows = torch.cat([rows[labels[rows] == label][:FEWER] for label in labels.unique()])
-    train.LABEL_SMOOTHING, train.MAX_NORM = smoothing, max_norm
+    train.LABEL_SMOOTHING, train.MAX_NORM, train.PARTS = smoothing, max_norm, PARTS[parts]
     torch.manual_seed(seed)
     classes = int(labels.max()) + 1
     history = fit(

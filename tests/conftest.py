@@ -227,7 +227,7 @@ def trained(pictures, tmp_path_factory):
     """A checkpoint that the real command line trained on `pictures`, its features kept."""
     checkpoint = tmp_path_factory.mktemp("trained") / "new" / "model.pth"
     flags = ("--data_dir", pictures, "--output_cat", len(CATEGORIES), "--epochs", 8)
-    flags += ("--batch_size", 8, "--hidden_units", 64)
+    flags += ("--batch_size", 8, "--hidden_units", 64, "--views", 2)
     done = run("train.py", *flags, "--weights", "none", "--save_dir", checkpoint)
     assert done.returncode == 0, done.stderr
     yield Trained(checkpoint, done, flags)
