@@ -30,9 +30,9 @@ def part(flowers_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(part, vgg16_weights, tmp_path_factory):
-    """What the command line makes of them, with every other flag but --views at its default."""
+    """What the command line makes of them at default flags."""
     path = tmp_path_factory.mktemp("real") / "checkpoint.pth"
-    flags = ("--weights", vgg16_weights, "--views", 1, "--save_dir", path)
+    flags = ("--weights", vgg16_weights, "--save_dir", path)
     done = run("train.py", "--data_dir", part, "--output_cat", len(CATEGORIES), *flags)
     assert done.returncode == 0, done.stderr
     yield path
