@@ -138,7 +138,12 @@ def fit(
     device = head.mean.device
     head.standardize_by(*mean_and_std(kept, train_rows))
     optimizer = torch.optim.SGD(
-        head.parameters(), learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
+        head.parameters(),
+        learning_rate,
+        MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        nesterov=True,
+        fused=device.type == "cpu",  # a step takes less than half the time
     )
     # One step more than is taken: the last rate is next to 0, and might be the only one.
     steps = epochs * math.ceil(len(train_rows) * len(PARTS) / batch_size) + 1

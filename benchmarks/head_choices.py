@@ -110,7 +110,8 @@ def accuracy(
     """Accuracy (fraction 0-1) on the pictures that `held_out` (N,) bool leaves to it."""
     kept = kept[:, :, parts][..., columns].pow(power)
     rows = (~held_out).nonzero()[:, 0]
-    if few:
+    if few:  # pictures that follow one another may be of one flower
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
         rows = torch.cat([rows[labels[rows] == label][:FEWER] for label in labels.unique()])
     train.LABEL_SMOOTHING, train.MAX_NORM, train.PARTS = smoothing, max_norm, PARTS[parts]
     torch.manual_seed(seed)

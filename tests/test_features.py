@@ -318,6 +318,18 @@ def test_a_cache_that_cannot_be_written_is_named(pictures, tmp_path, locked_fold
         extract(pictures, views, locked_folder)
 
 
+def test_features_that_vanish_in_use_are_an_error(pictures, tmp_path):
+    kept = extract(pictures, two_views(pictures)[:3], tmp_path)
+    [path] = feature_files(tmp_path)
+    os.truncate(path, path.stat().st_size - 1000)
+    with pytest.raises(UserError, match="cut off"):
+        values(kept)
+    assert kept[torch.tensor([0])].isfinite().all()
+    path.unlink()
+    with pytest.raises(UserError, match="gone"):
+        kept[torch.tensor([0])]
+
+
 def test_the_cache_is_in_the_users_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert features.default_cache_folder().parent == tmp_path
