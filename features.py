@@ -207,9 +207,9 @@ def extract(
     found, work = None, []
     if rank == 0:
         setting = (
-            f"{LAYOUT} {PARTS} {RESIZE} {CROP} {CROP_SCALE} {list(means)} {list(stds)} {precision}"
+            f"{LAYOUT} {PARTS} {RESIZE} {CROP} {CROP_SCALE} {list(means)} {list(stds)} {precision} "
+            f"{backbone.stages} {device.type} {os.path.abspath(root)} {backbone.digest()}"
         )
-        setting += f" {backbone.stages} {device.type} {os.path.abspath(root)} {backbone.digest()}"
         folder = Path(cache, hashlib.sha256(setting.encode()).hexdigest()[:16])
         store = FeatureStore(folder, backbone.num_features)
         keys = [_key(root, *view) for view in views]

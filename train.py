@@ -145,14 +145,15 @@ def fit(
         nesterov=True,
         fused=device.type == "cpu",  # a step takes less than half the time
     )
+    samples = len(train_rows) * len(PARTS)
     # One step more than is taken: the last rate is next to 0, and might be the only one.
-    steps = epochs * math.ceil(len(train_rows) * len(PARTS) / batch_size) + 1
+    steps = epochs * math.ceil(samples / batch_size) + 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
     history, best, best_state = [], (-1.0, 0.0), None
     for epoch in range(1, epochs + 1):
         head.train()
         total = 0.0
-        for some in torch.randperm(len(train_rows) * len(PARTS)).split(batch_size):
+        for some in torch.randperm(samples).split(batch_size):
             rows, parts = train_rows[some // len(PARTS)], some % len(PARTS)
             logits = head(kept[rows, parts].to(device))
             target = labels[rows].to(device)
@@ -164,7 +165,7 @@ def fit(
             schedule.step()
             total += loss.item() * len(some)
         valid = metrics(compute_logits(head, kept, valid_rows), labels[valid_rows])
-        train_loss = total / (len(train_rows) * len(PARTS))
+        train_loss = total / samples
         if not math.isfinite(train_loss + valid["loss"]):
             raise UserError(
                 f"the loss is no longer finite in epoch {epoch}; try a --learning_rate smaller "
