@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from model import PARTS, Backbone
 from utils import CROP, CROP_SCALE, RESIZE, UserError, load_views, normalize, progress
 
-LAYOUT = 4  # of the files below; part of the cache's key, as is all that features depend on
+LAYOUT = 5  # of the files below; part of the cache's key, as is all that features depend on
 KEY_BYTES = 16
 BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # views; benchmarks/choices.py compares them
 

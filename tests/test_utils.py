@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CATEGORIES, ROOT, all_pictures, draw, not_root
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.io import savemat
 from torchvision.datasets import Flowers102
 from torchvision.models import VGG16_Weights
@@ -350,6 +350,21 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
     if mode in ("RGB", "RGBA", "P", "CMYK"):
         pixel = np.array(image.getpixel((15, 10)), int)
         assert abs(pixel - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_is_decoded_smaller_with_the_same_view(tmp_path, mode, turned):
+    large = draw(2, 7, 400, 340).resize((2400, 2040), Image.Resampling.BICUBIC).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    large.save(tmp_path / "large.jpg", quality=95, exif=exif)
+    image = utils.load_image(tmp_path / "large.jpg")
+    assert sorted(image.size) == [2040 // 2, 2400 // 2]  # a quarter would be less than 512
+    with Image.open(tmp_path / "large.jpg") as whole:
+        expected = utils.plain_view(ImageOps.exif_transpose(whole).convert("RGB"))
+    difference = utils.plain_view(image).float() - expected.float()
+    assert difference.abs().mean() < 1  # of 255
 
 
 def cut_off(path):
