@@ -48,7 +48,7 @@ class Features:
     """
 
     paths: list[Path]
-    dtype: np.dtype
+    dtype: np.dtype  # of a record in a file
     file: np.ndarray  # (N,) int32
     row: np.ndarray  # (N,) int64
     failures: dict[str, str] = field(default_factory=dict)
@@ -61,15 +61,26 @@ class Features:
 
         `kept[rows, parts]`: (B,) and (B,) int64 -> (B, num_features), one part of each.
 
-        They are read, not mapped: how much of a mapped file counts as this process's memory is
-        for the system to say, and may come to the whole set.
-
         Raises:
             UserError: a file has been deleted, or cut off.
         """
-        rows, parts = index if isinstance(index, tuple) else (index, None)
-        kind, shape = self.dtype["features"].subdtype
-        start = self.row[rows.numpy()] * self.dtype.itemsize + KEY_BYTES
+        if isinstance(index, tuple):
+            return self._read("features", *index)
+        return self._read("features", index)
+
+    def maps(self, rows: torch.Tensor) -> torch.Tensor:
+        """(B,) int64 -> (B, 512, 14, 14) float32: what the last block works on; see `extract`."""
+        return self._read("maps", rows)
+
+    def _read(
+        self, name: str, rows: torch.Tensor, parts: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """They are read, not mapped: how much of a mapped file counts as this process's memory is
+        for the system to say, and may come to the whole set.
+        """
+        field_type, offset = self.dtype.fields[name]
+        kind, shape = field_type.subdtype
+        start = self.row[rows.numpy()] * self.dtype.itemsize + offset
         if parts is not None:
             shape = shape[1:]
             start += parts.numpy() * (shape[0] * kind.itemsize)
@@ -90,16 +101,20 @@ class Features:
 
 
 class FeatureStore:
-    """A folder of append-only files of records: key, features, checksum.
+    """A folder of append-only files of records: key, features, perhaps maps, checksum.
 
     Each process that computes features writes a file of its own, so that none needs a lock. What
     a cut-off or damaged file holds beyond its whole and unchanged records is as if not there.
     """
 
-    def __init__(self, folder: str | os.PathLike, num_features: int):
+    def __init__(
+        self, folder: str | os.PathLike, num_features: int, maps: tuple[int, ...] | None = None
+    ):
         self.folder = Path(folder)
-        values = ("features", "<f2", (len(PARTS), num_features))
-        self.dtype = np.dtype([("key", f"V{KEY_BYTES}"), values, ("checksum", "<u4")])
+        values = [("features", "<f2", (len(PARTS), num_features))]
+        if maps:
+            values.append(("maps", "<f2", maps))
+        self.dtype = np.dtype([("key", f"V{KEY_BYTES}"), *values, ("checksum", "<u4")])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.paths = sorted(self.folder.glob("*.features"))
@@ -123,10 +138,15 @@ class FeatureStore:
         first = [wanted[key] for key in keys]  # the same picture may be asked for twice
         return Features(self.paths, self.dtype, file[first], row[first])
 
-    def append(self, keys: Sequence[bytes], features: np.ndarray) -> tuple[int, range]:
-        """Write features (B, len(PARTS), num_features); the file's number and their rows in it."""
+    def append(self, keys: Sequence[bytes], *values: np.ndarray) -> tuple[int, range]:
+        """Write features (B, len(PARTS), num_features), and maps (B, ...) where they are kept.
+
+        Returns:
+            The file's number, and their rows in it.
+        """
         records = np.zeros(len(keys), self.dtype)
-        records["features"] = features
+        for name, value in zip(self.dtype.names[1:-1], values, strict=True):
+            records[name] = value
         for record, key in zip(records, keys, strict=True):
             record["key"] = np.void(key)
             record["checksum"] = np.frombuffer(_checksum(record.tobytes()), "<u4")[0]
@@ -176,7 +196,7 @@ class Batch(NamedTuple):
     """Some views, or what became of them."""
 
     indices: list[int]  # their numbers in the list of all views
-    content: torch.Tensor  # (N, 3, 224, 224) uint8, or features (N, len(PARTS), D) float16
+    content: tuple[torch.Tensor, ...]  # (N, 3, 224, 224) uint8; or features and maps, float16
     failures: dict[int, str]  # by number: why a view's picture could not be decoded
 
 
@@ -191,8 +211,11 @@ def extract(
     device: torch.device,
     precision: torch.dtype,
     workers: int,
+    maps: bool = False,
 ) -> Features | None:
     """The features of every view, computed where the folder `cache` does not have them yet.
+
+    With `maps`, what the backbone's last block works on is kept too: 200 KB more a view.
 
     Views of one picture should follow one another: it is then decoded once for all of them.
 
@@ -208,10 +231,11 @@ def extract(
     if rank == 0:
         setting = (
             f"{LAYOUT} {PARTS} {RESIZE} {CROP} {CROP_SCALE} {list(means)} {list(stds)} {precision} "
-            f"{backbone.stages} {device.type} {os.path.abspath(root)} {backbone.digest()}"
+            f"{backbone.stages} {device.type} {os.path.abspath(root)} {backbone.digest()} {maps}"
         )
         folder = Path(cache, hashlib.sha256(setting.encode()).hexdigest()[:16])
-        store = FeatureStore(folder, backbone.num_features)
+        shape = backbone.maps_shape(CROP) if maps else None
+        store = FeatureStore(folder, backbone.num_features, shape)
         keys = [_key(root, *view) for view in views]
         found = store.find(keys)
         missing = np.flatnonzero(found.file < 0).tolist()
@@ -232,7 +256,7 @@ def extract(
         pin_memory=device.type == "cuda",
     )
     backbone = fast_copy(backbone, device, precision)
-    batches = _compute(backbone, loader, means, stds, device)
+    batches = _compute(backbone, loader, means, stds, device, maps)
     if size > 1:
         share = math.ceil(len(work) / size)  # the largest of all processes
         batches = _gather(batches, math.ceil(share / pictures))
@@ -243,7 +267,8 @@ def extract(
     done = len(views) - len(missing)
     for batch in progress(batches, len(views), "features", done):
         found.failures.update({views[index][0]: why for index, why in batch.failures.items()})
-        file, rows = store.append([keys[index] for index in batch.indices], batch.content.numpy())
+        some = [keys[index] for index in batch.indices]
+        file, rows = store.append(some, *(values.numpy() for values in batch.content))
         found.file[batch.indices], found.row[batch.indices] = file, rows
     store.close()
     return found
@@ -274,31 +299,30 @@ class _Pictures(Dataset):
         indices = [index for index, _ in views]
         try:
             content = load_views(self.root, path, [view for _, view in views])
-            return Batch(indices, content, {})
+            return Batch(indices, (content,), {})
         except UserError as error:
-            return Batch(
-                [],
-                torch.empty(0, 3, CROP, CROP, dtype=torch.uint8),
-                dict.fromkeys(indices, str(error)),
-            )
+            nothing = torch.empty(0, 3, CROP, CROP, dtype=torch.uint8)
+            return Batch([], (nothing,), dict.fromkeys(indices, str(error)))
 
 
 def _collate(batches: list[Batch]) -> Batch:
     """One batch out of several."""
     failures = {index: why for batch in batches for index, why in batch.failures.items()}
     indices = [index for batch in batches for index in batch.indices]
-    return Batch(indices, torch.cat([batch.content for batch in batches]), failures)
+    content = zip(*(batch.content for batch in batches), strict=True)
+    return Batch(indices, tuple(map(torch.cat, content)), failures)
 
 
 def _compute(
-    backbone: Backbone, loader: DataLoader, means, stds, device: torch.device
+    backbone: Backbone, loader: DataLoader, means, stds, device: torch.device, maps: bool
 ) -> Iterator[Batch]:
-    """Run the backbone over batches of views; yields batches of features."""
+    """Run the backbone over batches of views; yields batches of features, with maps if asked."""
     for batch in loader:
         with torch.inference_mode():
-            views = batch.content.to(device, non_blocking=True)
-            features = backbone(normalize(views, means, stds)).half().cpu()
-        yield batch._replace(content=features)
+            views = batch.content[0].to(device, non_blocking=True)
+            content = backbone.features_and_maps(normalize(views, means, stds))
+            content = tuple(values.half().cpu() for values in content[: 2 if maps else 1])
+        yield batch._replace(content=content)
 
 
 # ---------------------------------------------------------------- convolutions

@@ -70,24 +70,41 @@ class Backbone(nn.Module):
         super().__init__()
         self.stages = ARCHITECTURES[arch].stages
         with torch.device("meta"):
-            self.features = ARCHITECTURES[arch].build().features[: self.stages[-1] + 1]
+            self.features = ARCHITECTURES[arch].build().features[: self.stages[1] + 1]
             self.num_features = sum(2 * self.features[s - 1].out_channels for s in self.stages)
         self.requires_grad_(False)
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, H, W) -> features (N, len(PARTS), num_features) float32, all at least 0.
+        """Images (N, 3, H, W) -> features (N, len(PARTS), num_features) float32, all above 0.
 
-        Their square root is taken (power normalisation, Perronnin et al. 2010), so that a few
-        large ones do not drown the rest. The convolutions run in the precision of the weights.
+        The convolutions run in the precision of the weights.
         """
+        return self.features_and_maps(images)[0]
+
+    def features_and_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features, as `forward`, and what the last block works on: (N, 512, H / 16, W / 16)."""
         x = images.to(self.features[0].weight.dtype, memory_format=torch.channels_last)
-        pooled = []
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in self.stages:
-                pooled.append(pool_parts(x))
-        return torch.cat(pooled, 2).sqrt()
+        x = self.features[: self.stages[0] + 1](x)
+        first = pool_parts(x)
+        maps = self.features[self.stages[0] + 1](x)
+        return torch.cat([first, self.tail(maps)], 2), maps
+
+    def tail(self, maps: torch.Tensor) -> torch.Tensor:
+        """The last block: maps (N, 512, H, W) -> (N, len(PARTS), num_features / 2) float32."""
+        return pool_parts(self.last_block(maps))
+
+    @property
+    def last_block(self) -> nn.Sequential:
+        """The convolutions behind the fourth max-pooling, which fine-tuning may change."""
+        return self.features[self.stages[0] + 2 :]
+
+    def maps_shape(self, size: int) -> tuple[int, int, int]:
+        """(C, H, W) of one image's maps, for images of `size` x `size` pixels."""
+        for layer in self.features[: self.stages[0] + 2]:
+            if isinstance(layer, nn.MaxPool2d):
+                size //= 2
+        return self.features[self.stages[0] - 1].out_channels, size, size
 
     def digest(self) -> str:
         """The sha256 of all weights, in hexadecimal: tells one set of weights from another."""
@@ -99,7 +116,11 @@ class Backbone(nn.Module):
 
 
 def pool_parts(maps: torch.Tensor) -> torch.Tensor:
-    """Averages and maxima of each of PARTS: (N, C, H, W) -> (N, len(PARTS), 2 * C) float32."""
+    """Averages and maxima of each of PARTS: (N, C, H, W) -> (N, len(PARTS), 2 * C) float32.
+
+    Their square root is taken (power normalisation, Perronnin et al. 2010), so that a few large
+    ones do not drown the rest; of 0, it would have an infinite gradient.
+    """
     pooled = []
     for top, left, side in PARTS:
         (y, height), (x, width) = (
@@ -108,7 +129,7 @@ def pool_parts(maps: torch.Tensor) -> torch.Tensor:
         )
         part = maps[:, :, y : y + height, x : x + width]
         pooled.append(torch.cat([part.mean((2, 3), dtype=torch.float32), part.amax((2, 3))], 1))
-    return torch.stack(pooled, 1)
+    return torch.stack(pooled, 1).clamp(min=1e-6).sqrt()
 
 
 class Head(nn.Module):

@@ -45,6 +45,10 @@ CHECKPOINT = "assets/model/checkpoint_script.pth"
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3  # of SGD; common values, not tuned
 MAX_NORM = 1.0  # of the gradient: without it, small batches of 102 categories diverge
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
+TAIL_RATE, HEAD_RATE = 0.1, 0.1  # of fine-tuning, in shares of --learning_rate
+PICTURES = 8  # in a step of fine-tuning
+MIRRORED_PARTS = [PARTS.index((top, round(1 - left - side, 3), side)) for top, left, side in PARTS]
+FINE_TUNE = "train the last block too, for so many more epochs (%(default)s)"
 TEMPERATURES = [2 ** (step / 20) for step in range(-40, 41)]  # 1/4 to 4
 
 
@@ -75,6 +79,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--learning_rate", type=utils.positive_number, default=0.03, help="highest (%(default)s)")
     add("--epochs", type=number(1), default=7, help="passes over the features (%(default)s)")
     add("--batch_size", type=number(1), default=16, help="parts of views a step (%(default)s)")
+    add("--fine_tune", type=number(0), default=0, metavar="EPOCHS", help=FINE_TUNE)
     add("--seed", type=number(0), default=0, help="of all that is random (%(default)s)")
     add = parser.add_argument_group("machine").add_argument
     add("--save_dir", default=CHECKPOINT, help="file or folder (%(default)s)")
@@ -137,54 +142,173 @@ def fit(
     """
     device = head.mean.device
     head.standardize_by(*mean_and_std(kept, train_rows))
+
+    def loss(some: torch.Tensor) -> torch.Tensor:
+        rows, parts = train_rows[some // len(PARTS)], some % len(PARTS)
+        logits = head(kept[rows, parts].to(device))
+        return cross_entropy(logits, labels[rows].to(device), label_smoothing=LABEL_SMOOTHING)
+
+    return descend(
+        head,
+        loss,
+        len(train_rows) * len(PARTS),
+        lambda: metrics(compute_logits(head, kept, valid_rows), labels[valid_rows]),
+        rates=[(head, learning_rate)],
+        epochs=range(1, epochs + 1),
+        batch_size=batch_size,
+        report=report,
+    )
+
+
+def fine_tune(
+    backbone: Backbone,
+    head: Head,
+    kept: Features,
+    labels: torch.Tensor,
+    train_rows: torch.Tensor,
+    valid_rows: torch.Tensor,
+    *,
+    epochs: range,
+    learning_rate: float,
+    precision: torch.dtype,
+    best: dict,
+    report: Callable[[dict, bool], None] = lambda row, best: None,
+) -> list[dict]:
+    """Train the backbone's last block too, with a fitted head, on kept features and maps.
+
+    Half of the maps are mirrored at random. Backbone and head stay as they were unless an epoch is
+    better on `valid_rows` than the row `best` of the history.
+
+    Args:
+        epochs: their numbers, as the history counts them.
+        learning_rate: the head's in `fit`; see TAIL_RATE and HEAD_RATE.
+        precision: bfloat16 for convolutions in it, with weights in float32; else float32.
+
+    See `fit` for the others, what is returned, and errors.
+    """
+    device = head.mean.device
+    tuned = TunedFeatures(backbone.to(device), kept, precision)
+    model = nn.ModuleList([backbone.last_block.requires_grad_(True), head])
+
+    def loss(some: torch.Tensor) -> torch.Tensor:
+        rows = train_rows[some]
+        logits = head(tuned.mirrored(rows, torch.rand(len(rows)) < 0.5))  # (N, len(PARTS), C)
+        target = labels[rows].repeat_interleave(len(PARTS)).to(device)
+        return cross_entropy(logits.flatten(0, 1), target, label_smoothing=LABEL_SMOOTHING)
+
+    history = descend(
+        model,
+        loss,
+        len(train_rows),
+        lambda: metrics(compute_logits(head, tuned, valid_rows, PICTURES), labels[valid_rows]),
+        rates=[(model[0], learning_rate * TAIL_RATE), (head, learning_rate * HEAD_RATE)],
+        epochs=epochs,
+        batch_size=PICTURES,
+        best=best,
+        report=report,
+    )
+    backbone.requires_grad_(False)
+    return history
+
+
+class TunedFeatures:
+    """Features (see `features.Features`) whose half of the last block is computed as it is now."""
+
+    def __init__(self, backbone: Backbone, kept: Features, precision: torch.dtype):
+        self.backbone, self.kept, self.precision = backbone, kept, precision
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        """(B,) int64 -> (B, len(PARTS), num_features) float32."""
+        return self.mirrored(rows, torch.zeros(len(rows), dtype=torch.bool))
+
+    def mirrored(self, rows: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        """The same, with the maps of those of `which` (B,) bool mirrored before the last block.
+
+        The parts change sides then; those of the first stage do too.
+        """
+        first, maps = self.kept[rows], self.kept.maps(rows)
+        first[which] = first[which][:, MIRRORED_PARTS]
+        maps[which] = maps[which].flip(3)
+        device = next(self.backbone.parameters()).device
+        maps = maps.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            second = self.backbone.tail(maps)
+        return torch.cat([first.to(device)[..., : -second.shape[2]], second], 2)
+
+
+def descend(
+    model: nn.Module,
+    loss_of: Callable[[torch.Tensor], torch.Tensor],
+    samples: int,
+    evaluate: Callable[[], dict[str, float]],
+    *,
+    rates: list[tuple[nn.Module, float]],
+    epochs: range,
+    batch_size: int,
+    report: Callable[[dict, bool], None],
+    best: dict | None = None,
+) -> list[dict]:
+    """SGD under a one-cycle schedule (Smith & Topin 2018); the best epoch's weights stay.
+
+    Args:
+        loss_of: from the numbers (B,) of some of `samples` samples, their mean loss.
+        evaluate: the validation set's `metrics`.
+        rates: parts of the model, and the highest learning rate of each.
+        epochs: their numbers.
+        best: row of the history that an epoch has to surpass, or the model stays as it is.
+
+    See `fit` for the others, what is returned, and errors.
+    """
+    groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in rates]
+    on_cpu = groups[0]["params"][0].device.type == "cpu"
     optimizer = torch.optim.SGD(
-        head.parameters(),
-        learning_rate,
-        MOMENTUM,
+        groups,
+        momentum=MOMENTUM,
         weight_decay=WEIGHT_DECAY,
         nesterov=True,
-        fused=device.type == "cpu",  # a step takes less than half the time
+        fused=on_cpu,  # a step takes less than half the time
     )
-    samples = len(train_rows) * len(PARTS)
     # One step more than is taken: the last rate is next to 0, and might be the only one.
-    steps = epochs * math.ceil(samples / batch_size) + 1
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
-    history, best, best_state = [], (-1.0, 0.0), None
-    for epoch in range(1, epochs + 1):
-        head.train()
+    steps = len(epochs) * math.ceil(samples / batch_size) + 1
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate for _, rate in rates], steps)
+    history, best_state = [], copy.deepcopy(model.state_dict())
+    for epoch in epochs:
+        model.train()
         total = 0.0
         for some in torch.randperm(samples).split(batch_size):
-            rows, parts = train_rows[some // len(PARTS)], some % len(PARTS)
-            logits = head(kept[rows, parts].to(device))
-            target = labels[rows].to(device)
-            loss = cross_entropy(logits, target, label_smoothing=LABEL_SMOOTHING)
+            loss = loss_of(some)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(head.parameters(), MAX_NORM)
+            nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
             optimizer.step()
             schedule.step()
             total += loss.item() * len(some)
-        valid = metrics(compute_logits(head, kept, valid_rows), labels[valid_rows])
+        model.eval()
+        valid = evaluate()
         train_loss = total / samples
         if not math.isfinite(train_loss + valid["loss"]):
             raise UserError(
                 f"the loss is no longer finite in epoch {epoch}; try a --learning_rate smaller "
-                f"than {learning_rate:g}"
+                f"than {max(rate for _, rate in rates):g}"
             )
         row = {"epoch": epoch, "train_loss": train_loss}
         history.append(row | {"valid_loss": valid["loss"], "valid_accuracy": valid["accuracy"]})
-        is_best = (valid["accuracy"], -valid["loss"]) > best
+        is_best = best is None or quality(history[-1]) > quality(best)
         if is_best:
-            best, best_state = (valid["accuracy"], -valid["loss"]), copy.deepcopy(head.state_dict())
+            best, best_state = history[-1], copy.deepcopy(model.state_dict())
         report(history[-1], is_best)
-    head.load_state_dict(best_state)
-    head.eval()
+    model.load_state_dict(best_state)
     return history
+
+
+def quality(row: dict) -> tuple[float, float]:
+    """What the epochs of a history are compared by: the accuracy, then the loss."""
+    return row["valid_accuracy"], -row["valid_loss"]
 
 
 @torch.inference_mode()
 def compute_logits(
-    head: nn.Module, kept: Features, rows: torch.Tensor, batch_size: int = 256
+    head: nn.Module, kept: Features | TunedFeatures, rows: torch.Tensor, batch_size: int = 256
 ) -> torch.Tensor:
     """A head's logits (len(rows), num_classes) float32, on the CPU, for rows of kept features.
 
@@ -257,23 +381,27 @@ def train(args: argparse.Namespace, rank: int) -> None:
         device=device,
         precision=precision,
         workers=default_workers(device) if args.workers is None else args.workers,
+        maps=args.fine_tune > 0,
     )
     if rank > 0:
         return
     labels, rows = label_rows(data, args.views, kept)
     head.to(device)
-    history = fit(
-        head,
-        kept,
-        labels,
-        rows["train"],
-        rows["valid"],
-        epochs=args.epochs,
-        learning_rate=args.learning_rate,
-        batch_size=args.batch_size,
-        report=lambda row, best: print(epoch_line(row, args.epochs, best), flush=True),
-    )
-    best = max(history, key=lambda row: (row["valid_accuracy"], -row["valid_loss"]))
+    total = args.epochs + args.fine_tune
+    how = {
+        "learning_rate": args.learning_rate,
+        "report": lambda row, best: print(epoch_line(row, total, best), flush=True),
+    }
+    splits = (labels, rows["train"], rows["valid"])
+    history = fit(head, kept, *splits, epochs=args.epochs, batch_size=args.batch_size, **how)
+    best = max(history, key=quality)
+    if args.fine_tune:
+        epochs = range(args.epochs + 1, total + 1)
+        how |= {"epochs": epochs, "precision": precision, "best": best}
+        history += fine_tune(backbone, head, kept, *splits, **how)
+        best = max(history, key=quality)
+        if best["epoch"] > args.epochs:
+            kept = TunedFeatures(backbone, kept, precision)
     valid_logits = compute_logits(head, kept, rows["valid"])
     temperature = fit_temperature(valid_logits, labels[rows["valid"]])
     test_logits = compute_logits(head, kept, rows["test"])

@@ -3,7 +3,9 @@
     python benchmarks/head_choices.py --data_dir $FLOWERS_DIR --weights $VGG16_WEIGHTS
 
 Pools train and valid, and holds each of 5 folds out in turn, for every seed. Each row changes one
-thing of the defaults. Accuracy is that of the last epoch, so that no epoch is chosen by it.
+thing of the defaults. Accuracy is that of the last epoch, so that no epoch is chosen by it. The
+categories of the held-out pictures are of one size, also where those of the training pictures are
+not, so that it is the mean of the categories' accuracies, too.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from train import fit
 from utils import MEANS, STDS, read_data_folder, select_device, select_precision
 
 FOLDS = 5
-FEWER = 5  # training pictures a category, in the last column
+FEWER = 5  # training pictures a category, in the second column
+UNEVEN = (4, 40)  # of the smallest and the largest category, in the third
+COLUMNS = ("all training pictures", f"{FEWER} a category", f"{UNEVEN[0]} to {UNEVEN[1]}")
 ALL = slice(None)
 VARIANTS = {
     "the defaults": {},
@@ -45,6 +49,7 @@ VARIANTS = {
     "1024 hidden units": {"hidden_units": 1024},
     "dropout 0.25": {"dropout": 0.25},
     "20 epochs": {"epochs": 20},
+    "smaller categories repeated": {"repeat": True},
 }
 
 parser = argparse.ArgumentParser(
@@ -88,13 +93,29 @@ def folds_of(labels: torch.Tensor, seed: int) -> torch.Tensor:
     return fold
 
 
+def some_of(rows: torch.Tensor, labels: torch.Tensor, column: int, seed: int) -> torch.Tensor:
+    """The training rows of a column of the table; which categories are large depends on `seed`."""
+    if column == 0:
+        return rows
+    generator = torch.Generator().manual_seed(seed)
+    rows = rows[torch.randperm(len(rows), generator=generator)]  # neighbours may be of one flower
+    classes = int(labels.max()) + 1
+    sizes = [FEWER] * classes
+    if column == 2:
+        least, most = UNEVEN
+        steps = torch.randperm(classes, generator=generator) / (classes - 1)  # 0-1
+        sizes = (least * (most / least) ** steps).round().int().tolist()
+    return torch.cat([rows[labels[rows] == label][:size] for label, size in enumerate(sizes)])
+
+
 def accuracy(
     kept: torch.Tensor,
     labels: torch.Tensor,
     held_out: torch.Tensor,
     seed: int,
     *,
-    few: bool = False,
+    column: int = 0,
+    repeat: bool = False,
     columns=ALL,
     parts=ALL,
     power: float = 1.0,
@@ -109,10 +130,10 @@ def accuracy(
 ) -> float:
     """Accuracy (fraction 0-1) on the pictures that `held_out` (N,) bool leaves to it."""
     kept = kept[:, :, parts][..., columns].pow(power)
-    rows = (~held_out).nonzero()[:, 0]
-    if few:  # pictures that follow one another may be of one flower
-        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-        rows = torch.cat([rows[labels[rows] == label][:FEWER] for label in labels.unique()])
+    rows = some_of((~held_out).nonzero()[:, 0], labels, column, seed)
+    if repeat:
+        counts = labels[rows].bincount()
+        rows = rows.repeat_interleave((counts.max() / counts).round().long()[labels[rows]])
     train.LABEL_SMOOTHING, train.MAX_NORM, train.PARTS = smoothing, max_norm, PARTS[parts]
     torch.manual_seed(seed)
     classes = int(labels.max()) + 1
@@ -135,23 +156,22 @@ def main() -> None:
     rows, result = [], {}
     for name in args.variants:
         row = [name]
-        for few in (False, True):
+        for column, title in enumerate(COLUMNS):
             means = []
             for seed in args.seeds:
                 fold = folds_of(labels, seed)
                 each = [
-                    accuracy(kept, labels, fold == number, seed, few=few, **VARIANTS[name])
+                    accuracy(kept, labels, fold == number, seed, column=column, **VARIANTS[name])
                     for number in range(args.folds)
                 ]
                 means.append(100 * statistics.mean(each))
             spread = statistics.stdev(means) if len(means) > 1 else 0.0
             row.append(f"{statistics.mean(means):.2f} ± {spread:.2f} %")
-            result[f"{name}, {FEWER} a category" if few else name] = means
+            result[f"{name}, {title}"] = means
         rows.append(row)
         print(*row, flush=True)
-    header = ["", "all training pictures", f"{FEWER} a category"]
     title = f"{len(labels)} pictures, {args.folds} folds, seeds {args.seeds}: held-out accuracy"
-    show(title, header, rows, result)
+    show(title, ["", *COLUMNS], rows, result)
 
 
 if __name__ == "__main__":

@@ -63,24 +63,32 @@ def feature_files(cache: Path) -> list[Path]:
 @pytest.fixture
 def computed(monkeypatch):
     """How many views each call of a backbone computed."""
-    counts, forward = [], Backbone.forward
+    counts, forward = [], Backbone.features_and_maps
 
     def counting(self, images):
         counts.append(len(images))
         return forward(self, images)
 
-    monkeypatch.setattr(Backbone, "forward", counting)
+    monkeypatch.setattr(Backbone, "features_and_maps", counting)
     return counts
 
 
 # ---------------------------------------------------------------- what is computed
 
 
+def mean_of(maps):
+    return maps.mean((1, 2))
+
+
+def max_of(maps):
+    return maps.amax((1, 2))
+
+
 def test_features_are_those_of_the_views(pictures, tmp_path):
     backbone, views = small_backbone(), two_views(pictures)[:6]
     kept = values(extract(pictures, views, tmp_path))
     transform = VGG16_Weights.IMAGENET1K_V1.transforms()
-    assert kept.shape == (6, 6, 128) and kept.dtype == torch.float32
+    assert kept.shape == (6, 6, 384) and kept.dtype == torch.float32
     for row, (path, view) in zip(kept, views, strict=True):
         image = Image.open(pictures / path)
         if view:
@@ -88,11 +96,28 @@ def test_features_are_those_of_the_views(pictures, tmp_path):
             image = utils.normalize(taken[None])[0]
         else:
             image = transform(image)
-        out = backbone.features(image[None]).relu()[0]
-        part = out[:, 67:224, 67:224]  # the fifth of 6: a fair share of 224 from 0.3 on
-        for found, maps in ((row[0], out), (row[4], part)):
-            wanted = torch.cat([maps.mean((1, 2)), maps.amax((1, 2))])
+        first = backbone.features[:2](image[None])[0]
+        second = backbone.features(image[None])[0]
+        # The fifth of 6 parts is a fair share of 224 or 56 from 0.3 on.
+        fifth = (first[:, 67:, 67:], second[:, 17:, 17:])
+        for found, maps in ((row[0], (first, second)), (row[4], fifth)):
+            wanted = torch.cat([f(x) for x in maps for f in (mean_of, max_of)])
             torch.testing.assert_close(found.square(), wanted, rtol=2e-3, atol=1e-5)
+
+
+def test_maps_are_what_the_last_block_works_on(pictures, tmp_path):
+    backbone, views = small_backbone(), two_views(pictures)[:3]
+    kept = extract(pictures, views, tmp_path, maps=True)
+    maps = kept.maps(torch.tensor([2, 0]))
+    assert maps.shape == (2, 64, 112, 112) and maps.dtype == torch.float32
+    for found, (path, view) in zip(maps, (views[2], views[0]), strict=True):
+        images = utils.normalize(utils.load_views(str(pictures), path, [view]))
+        wanted = backbone.features[:3](images)[0]
+        torch.testing.assert_close(found, wanted, rtol=2e-3, atol=1e-5)
+    plain = values(extract(pictures, views, tmp_path))
+    assert torch.equal(values(kept), plain)
+    second = backbone.tail(kept.maps(torch.arange(3)))
+    torch.testing.assert_close(second, plain[..., 128:], rtol=0.01, atol=0.01)
 
 
 def test_which_views_are_computed_together_changes_no_bit(pictures, tmp_path):
@@ -171,7 +196,7 @@ def test_the_second_call_computes_nothing(pictures, tmp_path, monkeypatch):
     def never(self, images):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(Backbone, "forward", never)
+    monkeypatch.setattr(Backbone, "features_and_maps", never)
     assert torch.equal(values(extract(pictures, views, tmp_path)), first)
     monkeypatch.chdir(pictures.parent)  # the same folder by another name
     assert torch.equal(values(extract(pictures.name, views, tmp_path)), first)
@@ -214,7 +239,7 @@ def test_only_an_added_picture_is_computed(own_pictures, tmp_path, computed):
 
 def other_stage():
     backbone = small_backbone()
-    backbone.stages = (0,)  # before the ReLU
+    backbone.stages = (0, 5)  # before the ReLU
     return backbone
 
 
@@ -289,7 +314,7 @@ def test_files_of_rubbish_are_not_used(pictures, tmp_path, computed):
 
 
 def test_an_interrupted_extraction_goes_on_where_it_stopped(pictures, tmp_path, monkeypatch):
-    views, counts, forward = two_views(pictures), [], Backbone.forward
+    views, counts, forward = two_views(pictures), [], Backbone.features_and_maps
     uninterrupted = values(extract(pictures, views, tmp_path / "other"))
 
     def stopping(self, images):
@@ -298,10 +323,12 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(pictures, tmp_path, 
         counts.append(len(images))
         return forward(self, images)
 
-    monkeypatch.setattr(Backbone, "forward", stopping)
+    monkeypatch.setattr(Backbone, "features_and_maps", stopping)
     with pytest.raises(KeyboardInterrupt):
         extract(pictures, views, tmp_path / "cache")
-    monkeypatch.setattr(Backbone, "forward", lambda *args: counts.append(-1) or forward(*args))
+    monkeypatch.setattr(
+        Backbone, "features_and_maps", lambda *args: counts.append(-1) or forward(*args)
+    )
     kept = extract(pictures, views, tmp_path / "cache")
     assert torch.equal(values(kept), uninterrupted)
     assert sum(counts[:3]) > 0
