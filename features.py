@@ -30,7 +30,7 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
 from model import PARTS, Backbone
-from utils import CROP, CROP_SCALE, RESIZE, UserError, load_views, normalize, progress
+from utils import CROP, CROP_SCALE, RESIZE, UserError, load_views, normalize, progress, warn
 
 LAYOUT = 5  # of the files below; part of the cache's key, as is all that features depend on
 KEY_BYTES = 16
@@ -51,6 +51,7 @@ class Features:
     dtype: np.dtype  # of a record in a file
     file: np.ndarray  # (N,) int32
     row: np.ndarray  # (N,) int64
+    digest: str = ""  # tells them from those of other, or changed, pictures
     failures: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -238,6 +239,7 @@ def extract(
         store = FeatureStore(folder, backbone.num_features, shape)
         keys = [_key(root, *view) for view in views]
         found = store.find(keys)
+        found.digest = hashlib.sha256(b"".join([setting.encode(), *keys])).hexdigest()
         missing = np.flatnonzero(found.file < 0).tolist()
         for path, group in itertools.groupby(missing, key=lambda index: views[index][0]):
             work.append((path, [(index, views[index][1]) for index in group]))
@@ -316,13 +318,28 @@ def _collate(batches: list[Batch]) -> Batch:
 def _compute(
     backbone: Backbone, loader: DataLoader, means, stds, device: torch.device, maps: bool
 ) -> Iterator[Batch]:
-    """Run the backbone over batches of views; yields batches of features, with maps if asked."""
+    """Run the backbone over batches of views; yields batches of features, with maps if asked.
+
+    Raises:
+        UserError: the GPU's memory does not suffice for a single view.
+    """
+    most = BATCH_SIZES[device.type]  # that fit into memory
     for batch in loader:
-        with torch.inference_mode():
-            views = batch.content[0].to(device, non_blocking=True)
-            content = backbone.features_and_maps(normalize(views, means, stds))
-            content = tuple(values.half().cpu() for values in content[: 2 if maps else 1])
-        yield batch._replace(content=content)
+        views, done = batch.content[0], []
+        while len(views) or not done:
+            try:
+                with torch.inference_mode():
+                    some = normalize(views[:most].to(device, non_blocking=True), means, stds)
+                    content = backbone.features_and_maps(some)[: 2 if maps else 1]
+                    done.append([values.half().cpu() for values in content])
+            except torch.OutOfMemoryError as error:
+                if most == 1:
+                    raise UserError("not enough GPU memory; use --device cpu") from error
+                most = max(1, min(most, len(views)) // 2)
+                warn(f"not enough GPU memory: going on with {most} views at a time")
+                continue
+            views = views[most:]
+        yield batch._replace(content=tuple(map(torch.cat, zip(*done, strict=True))))
 
 
 # ---------------------------------------------------------------- convolutions

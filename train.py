@@ -16,10 +16,11 @@ import copy
 import csv
 import math
 import os
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -35,9 +36,11 @@ from model import (
     Backbone,
     Classifier,
     Head,
+    load_file,
     load_weights,
     metrics,
     save_checkpoint,
+    save_file,
 )
 from utils import UserError, warn
 
@@ -46,6 +49,7 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3  # of SGD; common values, not tuned
 MAX_NORM = 1.0  # of the gradient: without it, small batches of 102 categories diverge
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
 TAIL_RATE, HEAD_RATE = 0.1, 0.1  # of fine-tuning, in shares of --learning_rate
+PAUSE = 2  # seconds at least between two states that an interrupted run could go on from
 PICTURES = 8  # in a step of fine-tuning
 MIRRORED_PARTS = [PARTS.index((top, round(1 - left - side, 3), side)) for top, left, side in PARTS]
 FINE_TUNE = "train the last block too, for so many more epochs (%(default)s)"
@@ -83,6 +87,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=number(0), default=0, help="of all that is random (%(default)s)")
     add = parser.add_argument_group("machine").add_argument
     add("--save_dir", default=CHECKPOINT, help="file or folder (%(default)s)")
+    add("--resume", action="store_true", help="go on where the same command was interrupted")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
     add("--precision", choices=utils.PRECISIONS, default="auto", help="(%(default)s)")
     cache = "keeps features for later runs, 24 KB a view; delete it to clear them (%(default)s)"
@@ -121,6 +126,8 @@ def fit(
     learning_rate: float,
     batch_size: int,
     report: Callable[[dict, bool], None] = lambda row, best: None,
+    keep: Callable[[dict], None] = lambda state: None,
+    state: dict | None = None,
 ) -> list[dict]:
     """Fit a head on kept features by SGD under a one-cycle schedule (Smith & Topin 2018).
 
@@ -132,6 +139,8 @@ def fit(
         train_rows, valid_rows: the rows of `kept` to train on and to choose the epoch by.
         learning_rate: the highest of the schedule.
         report: called after each epoch with its row of the history, and whether it is the best.
+        keep: called after each epoch with all that going on from there needs.
+        state: what `keep` got after the epoch to go on from, to the same bits on a CPU.
 
     Returns:
         The history: for each epoch "epoch" (from 1), "train_loss" (cross entropy with label
@@ -153,10 +162,13 @@ def fit(
         loss,
         len(train_rows) * len(PARTS),
         lambda: metrics(compute_logits(head, kept, valid_rows), labels[valid_rows]),
-        rates=[(head, learning_rate)],
+        learning_rate=learning_rate,
+        shares=[(head, 1.0)],
         epochs=range(1, epochs + 1),
         batch_size=batch_size,
         report=report,
+        keep=keep,
+        state=state,
     )
 
 
@@ -171,13 +183,15 @@ def fine_tune(
     epochs: range,
     learning_rate: float,
     precision: torch.dtype,
-    best: dict,
+    history: list[dict],
     report: Callable[[dict, bool], None] = lambda row, best: None,
+    keep: Callable[[dict], None] = lambda state: None,
+    state: dict | None = None,
 ) -> list[dict]:
     """Train the backbone's last block too, with a fitted head, on kept features and maps.
 
     Half of the maps are mirrored at random. Backbone and head stay as they were unless an epoch is
-    better on `valid_rows` than the row `best` of the history.
+    better on `valid_rows` than all of `history`, which the epochs are added to.
 
     Args:
         epochs: their numbers, as the history counts them.
@@ -201,11 +215,14 @@ def fine_tune(
         loss,
         len(train_rows),
         lambda: metrics(compute_logits(head, tuned, valid_rows, PICTURES), labels[valid_rows]),
-        rates=[(model[0], learning_rate * TAIL_RATE), (head, learning_rate * HEAD_RATE)],
+        learning_rate=learning_rate,
+        shares=[(model[0], TAIL_RATE), (head, HEAD_RATE)],
         epochs=epochs,
         batch_size=PICTURES,
-        best=best,
+        history=history,
         report=report,
+        keep=keep,
+        state=state,
     )
     backbone.requires_grad_(False)
     return history
@@ -242,37 +259,46 @@ def descend(
     samples: int,
     evaluate: Callable[[], dict[str, float]],
     *,
-    rates: list[tuple[nn.Module, float]],
+    learning_rate: float,
+    shares: list[tuple[nn.Module, float]],
     epochs: range,
     batch_size: int,
     report: Callable[[dict, bool], None],
-    best: dict | None = None,
+    keep: Callable[[dict], None],
+    state: dict | None,
+    history: Sequence[dict] = (),
 ) -> list[dict]:
     """SGD under a one-cycle schedule (Smith & Topin 2018); the best epoch's weights stay.
 
     Args:
         loss_of: from the numbers (B,) of some of `samples` samples, their mean loss.
         evaluate: the validation set's `metrics`.
-        rates: parts of the model, and the highest learning rate of each.
+        shares: parts of the model, and the share of the learning rate that each gets.
         epochs: their numbers.
-        best: row of the history that an epoch has to surpass, or the model stays as it is.
+        history: earlier epochs; if none surpasses them, the model stays as it is.
 
     See `fit` for the others, what is returned, and errors.
     """
-    groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in rates]
-    on_cpu = groups[0]["params"][0].device.type == "cpu"
+    rates = [learning_rate * share for _, share in shares]
+    groups = [{"params": part.parameters(), "lr": learning_rate} for part, _ in shares]
     optimizer = torch.optim.SGD(
         groups,
         momentum=MOMENTUM,
         weight_decay=WEIGHT_DECAY,
         nesterov=True,
-        fused=on_cpu,  # a step takes less than half the time
+        fused=next(model.parameters()).device.type == "cpu",  # a step takes less than half the time
     )
     # One step more than is taken: the last rate is next to 0, and might be the only one.
     steps = len(epochs) * math.ceil(samples / batch_size) + 1
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate for _, rate in rates], steps)
-    history, best_state = [], copy.deepcopy(model.state_dict())
-    for epoch in epochs:
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps)
+    moving = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    history, best_state = list(history), copy.deepcopy(model.state_dict())
+    if state:
+        for name, part in moving.items():
+            part.load_state_dict(state[name])
+        history, best_state = state["history"], state["best_state"]
+        torch.set_rng_state(state["random"])
+    for epoch in epochs[len(history) - epochs.start + 1 :]:
         model.train()
         total = 0.0
         for some in torch.randperm(samples).split(batch_size):
@@ -289,14 +315,18 @@ def descend(
         if not math.isfinite(train_loss + valid["loss"]):
             raise UserError(
                 f"the loss is no longer finite in epoch {epoch}; try a --learning_rate smaller "
-                f"than {max(rate for _, rate in rates):g}"
+                f"than {learning_rate:g}"
             )
         row = {"epoch": epoch, "train_loss": train_loss}
-        history.append(row | {"valid_loss": valid["loss"], "valid_accuracy": valid["accuracy"]})
-        is_best = best is None or quality(history[-1]) > quality(best)
+        row |= {"valid_loss": valid["loss"], "valid_accuracy": valid["accuracy"]}
+        is_best = all(quality(row) > quality(earlier) for earlier in history)
         if is_best:
-            best, best_state = history[-1], copy.deepcopy(model.state_dict())
-        report(history[-1], is_best)
+            best_state = copy.deepcopy(model.state_dict())
+        history.append(row)
+        report(row, is_best)
+        state = {name: part.state_dict() for name, part in moving.items()}
+        state |= {"history": history, "best_state": best_state, "random": torch.get_rng_state()}
+        keep(state | {"first_epoch": epochs.start})
     model.load_state_dict(best_state)
     return history
 
@@ -349,9 +379,7 @@ def main(arguments: list[str] | None = None) -> None:
         return check(args)
     if not isinstance(args.output_cat, int):
         raise wrong_output_cat(args)
-    with features.process_group() as rank, tempfile.TemporaryDirectory() as temporary:
-        if args.no_cache:
-            args.cache_dir = temporary
+    with features.process_group() as rank:
         train(args, rank)
 
 
@@ -359,7 +387,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
     """Train and write the checkpoint. Processes of a rank above 0 only help with the features."""
     device = utils.select_device(args.device)
     precision = utils.select_precision(device, args.precision)
-    backbone, views = Backbone(args.arch), []
+    backbone, views, cache = Backbone(args.arch), [], args.cache_dir
     if rank == 0:
         path = checkpoint_path(args.save_dir)
         if args.download:
@@ -368,6 +396,9 @@ def train(args: argparse.Namespace, rank: int) -> None:
         torch.manual_seed(args.seed)
         head = new_head(args, backbone.num_features, len(data.class_to_idx))
         show_plan(args, data, path, device, precision)
+        unfinished = Unfinished(path, args)
+        if args.no_cache:
+            cache = unfinished.folder
         load_weights(backbone, args.arch, args.weights, args.seed)
         views = [(picture, view) for picture in data.paths["train"] for view in range(args.views)]
         views += [(picture, 0) for split in ("valid", "test") for picture in data.paths[split]]
@@ -377,7 +408,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
         views,
         means=args.means,
         stds=args.stds,
-        cache=args.cache_dir,
+        cache=cache,
         device=device,
         precision=precision,
         workers=default_workers(device) if args.workers is None else args.workers,
@@ -391,17 +422,23 @@ def train(args: argparse.Namespace, rank: int) -> None:
     how = {
         "learning_rate": args.learning_rate,
         "report": lambda row, best: print(epoch_line(row, total, best), flush=True),
+        "keep": unfinished.keep,
     }
     splits = (labels, rows["train"], rows["valid"])
-    history = fit(head, kept, *splits, epochs=args.epochs, batch_size=args.batch_size, **how)
-    best = max(history, key=quality)
+    state = unfinished.state_for(kept.digest)
+    if state and state["first_epoch"] > 1:
+        history = state["history"]
+    else:
+        size = args.batch_size
+        history = fit(head, kept, *splits, epochs=args.epochs, batch_size=size, state=state, **how)
+        state = None
     if args.fine_tune:
         epochs = range(args.epochs + 1, total + 1)
-        how |= {"epochs": epochs, "precision": precision, "best": best}
-        history += fine_tune(backbone, head, kept, *splits, **how)
-        best = max(history, key=quality)
-        if best["epoch"] > args.epochs:
-            kept = TunedFeatures(backbone, kept, precision)
+        how |= {"precision": precision, "history": history}
+        history = fine_tune(backbone, head, kept, *splits, epochs=epochs, state=state, **how)
+    best = max(history, key=quality)
+    if best["epoch"] > args.epochs:
+        kept = TunedFeatures(backbone, kept, precision)
     valid_logits = compute_logits(head, kept, rows["valid"])
     temperature = fit_temperature(valid_logits, labels[rows["valid"]])
     test_logits = compute_logits(head, kept, rows["test"])
@@ -427,6 +464,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
         },
     )
     save_checkpoint(path, model)
+    unfinished.remove()
     print(
         f"best epoch {best['epoch']}: test accuracy {test['accuracy']:.1%} ({len(rows['test'])} "
         f"pictures), top-5 {test['top5_accuracy']:.1%}, mean of the categories "
@@ -435,6 +473,64 @@ def train(args: argparse.Namespace, rank: int) -> None:
         f"({raw_ece:.1%} without)\n"
         f"saved {path}; to use it: python predict.py --input PICTURE --checkpoint {path}"
     )
+
+
+class Unfinished:
+    """What a run that is interrupted leaves beside its checkpoint, for `--resume` to go on from.
+
+    A folder with the arguments, the state after the last epoch and, with --no_cache, the features.
+
+    Raises:
+        UserError: with --resume, if the interrupted run had other arguments; or no folder can be
+            made.
+    """
+
+    def __init__(self, checkpoint: Path, args: argparse.Namespace):
+        self.folder = checkpoint.with_name(f"{checkpoint.name}.unfinished")
+        self.path = self.folder / "state.pth"
+        self.arguments = {name: value for name, value in vars(args).items() if name != "resume"}
+        self.features, self.content, self.written = "", None, -math.inf
+        if args.resume and self.path.exists():
+            self.content = load_file(self.path, "state of an interrupted run")
+            before = self.content["arguments"]
+            for name, value in self.arguments.items():
+                if before.get(name) != value:
+                    raise UserError(
+                        f"--resume: the interrupted run had --{name} {before.get(name)}, not "
+                        f"{value}; type that, or leave out --resume to start from the beginning"
+                    )
+            return
+        if args.resume:
+            warn(f"--resume: nothing to go on from in {self.folder}: starting from the beginning")
+        self.remove()
+        self.keep(None)
+
+    def keep(self, state: dict | None) -> None:
+        """Write the state, unless that was done a moment ago; None: no epoch is finished."""
+        if state and time.monotonic() - self.written < PAUSE:
+            return
+        content = {"arguments": self.arguments, "features": self.features, "state": state}
+        save_file(content, self.path)
+        self.written = time.monotonic()
+
+    def state_for(self, features: str) -> dict | None:
+        """The state to go on from, if any, with the features of this digest.
+
+        Raises:
+            UserError: they have changed since.
+        """
+        self.features = features
+        if not self.content or not self.content["state"]:
+            return None
+        if self.content["features"] != features:
+            raise UserError(
+                "--resume: the pictures have changed since then; without it, training starts anew"
+            )
+        return self.content["state"]
+
+    def remove(self) -> None:
+        """Delete it, if it is there."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def wrong_output_cat(args: argparse.Namespace) -> UserError:
@@ -588,4 +684,4 @@ def epoch_line(row: dict, epochs: int, best: bool) -> str:
 
 
 if __name__ == "__main__":
-    utils.run_script(main, "train.py")
+    utils.run_script(main, "train.py", "; the same command with --resume goes on from there")

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -517,14 +518,34 @@ def count_or_text(text: str) -> int | str:
         return text
 
 
-def run_script(main, name: str) -> None:
-    """Call a script's `main`; a UserError becomes one line on stderr and exit status 2."""
+def run_script(main, name: str, hint: str = "") -> None:
+    """Call a script's `main`; a UserError becomes one line on stderr and exit status 2.
+
+    So do Ctrl-C (status 130) and SIGTERM (143), whose line ends with `hint`. Where nobody reads
+    standard output any more, it ends without a word (141).
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
     except UserError as error:
         sys.exit(_one_line_exit(f"{name}: error: {error}", 2))
     except KeyboardInterrupt:
-        sys.exit(_one_line_exit(f"{name}: stopped", 130))
+        sys.exit(_one_line_exit(f"{name}: stopped{hint}", 130))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except _Terminated:
+        sys.exit(_one_line_exit(f"{name}: terminated{hint}", 143))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(BaseException):
+    """SIGTERM has come."""
+
+
+def _terminate(*_) -> None:
+    raise _Terminated
 
 
 def _one_line_exit(message: str, status: int) -> int:

@@ -336,6 +336,29 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(pictures, tmp_path, 
     assert records == len(views) * kept.dtype.itemsize  # none was computed twice
 
 
+@pytest.mark.parametrize("room", [3, 1, 0])
+def test_where_memory_does_not_suffice_batches_are_halved(
+    pictures, tmp_path, monkeypatch, capsys, room
+):
+    views, forward = two_views(pictures)[:7], Backbone.features_and_maps
+    expected = values(extract(pictures, views, tmp_path / "enough"))
+
+    def small(self, images):
+        if len(images) > room:
+            raise torch.OutOfMemoryError("as a GPU says it")
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "features_and_maps", small)
+    capsys.readouterr()
+    if room:
+        assert torch.equal(values(extract(pictures, views, tmp_path / "little")), expected)
+        said = re.findall(r"going on with (\d)", capsys.readouterr().err)
+        assert said == (["2"] if room == 3 else ["2", "1"])
+    else:
+        with pytest.raises(UserError, match="not enough GPU memory"):
+            extract(pictures, views, tmp_path / "little")
+
+
 def test_a_cache_that_cannot_be_written_is_named(pictures, tmp_path, locked_folder):
     views = two_views(pictures)[:1]
     (tmp_path / "file").touch()

@@ -1,5 +1,6 @@
 """train: fitting, evaluating, the command line and its errors."""
 
+import copy
 import csv
 import math
 import re
@@ -155,6 +156,20 @@ def test_the_temperature_stays_within_bounds():
     assert train.fit_temperature(logits, torch.tensor([1, 2, 0])) == max(train.TEMPERATURES)
 
 
+def test_fitting_goes_on_to_the_same_bits(made_up, tmp_path):
+    rows = (torch.arange(30), torch.arange(30, 40))
+
+    def keep(state):
+        torch.save(state, tmp_path / f"{state['history'][-1]['epoch']}.pth")
+
+    head, history = fit(made_up, *rows, keep=keep)
+    for epoch in (1, 6, 10):
+        state = torch.load(tmp_path / f"{epoch}.pth", weights_only=True)
+        again, whole = fit(made_up, *rows, state=state, seed=epoch)
+        assert whole == history
+        assert same_bits(again.state_dict(), head.state_dict())
+
+
 def test_a_loss_that_is_no_number_is_an_error_with_advice(made_up):
     with pytest.raises(UserError, match="--learning_rate smaller than 1e\\+30"):
         fit(made_up, torch.arange(30), torch.arange(30, 40), learning_rate=1e30)
@@ -245,14 +260,14 @@ def copy_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def fine_tune(tunable, **changes):
-    settings = {"epochs": range(2, 6), "learning_rate": 2.0, "best": tunable.best} | changes
+    settings = {"epochs": range(2, 6), "learning_rate": 2.0, "history": [tunable.best]} | changes
     return train.fine_tune(*tunable[:-1], precision=torch.float32, **settings)
 
 
 def test_fine_tuning_trains_the_last_block_and_the_head_alone(tunable, pictures):
     backbone, head = copy_of(tunable.backbone), copy_of(tunable.head)
     history = fine_tune(tunable)
-    assert [row["epoch"] for row in history] == [2, 3, 4, 5]
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
     assert history[-1]["train_loss"] < tunable.best["train_loss"]
     changed = {
         name
@@ -273,10 +288,27 @@ def test_fine_tuning_trains_the_last_block_and_the_head_alone(tunable, pictures)
     assert found["loss"] == pytest.approx(best["valid_loss"], rel=0.01)
 
 
+def test_fine_tuning_goes_on_to_the_same_bits(tunable, tmp_path):
+    begun = copy.deepcopy((tunable.backbone, tunable.head))
+
+    def keep(state):
+        torch.save(state, tmp_path / f"{state['history'][-1]['epoch']}.pth")
+
+    torch.manual_seed(1)
+    history = fine_tune(tunable, keep=keep)
+    tuned = copy.deepcopy((tunable.backbone.state_dict(), tunable.head.state_dict()))
+    for epoch in (2, 4, 5):
+        again = tunable._replace(backbone=begun[0], head=begun[1])
+        state = torch.load(tmp_path / f"{epoch}.pth", weights_only=True)
+        assert fine_tune(again, state=state) == history
+        assert same_bits(again.backbone.state_dict(), tuned[0])
+        assert same_bits(again.head.state_dict(), tuned[1])
+
+
 def test_fine_tuning_that_brings_nothing_changes_nothing(tunable):
     backbone, head = copy_of(tunable.backbone), copy_of(tunable.head)
     best = tunable.best | {"valid_accuracy": 1.0, "valid_loss": 0.0}
-    assert len(fine_tune(tunable, best=best)) == 4
+    assert len(fine_tune(tunable, history=[best])) == 5
     assert same_bits(tunable.backbone.state_dict(), backbone)
     assert same_bits(tunable.head.state_dict(), head)
 
