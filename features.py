@@ -191,6 +191,7 @@ def extract(
     device: torch.device,
     precision: torch.dtype,
     workers: int,
+    strict: bool = False,
 ) -> Features | None:
     """The features of every view, computed where the folder `cache` does not have them yet.
 
@@ -201,7 +202,8 @@ def extract(
     cache, writes it and gets the features. The others get None.
 
     Raises:
-        UserError: the cache cannot be written, or another process has ended.
+        UserError: the cache cannot be written, or another process has ended; or there is a
+            failure and `strict` is set.
     """
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     found, work = None, []
@@ -245,6 +247,8 @@ def extract(
         found.failures.update({views[index][0]: why for index, why in batch.failures.items()})
         file, rows = store.append([keys[index] for index in batch.indices], batch.content.numpy())
         found.file[batch.indices], found.row[batch.indices] = file, rows
+        if strict and found.failures:
+            raise UserError(f"{next(iter(found.failures.values()))} (--strict)")
     store.close()
     return found
 
