@@ -13,6 +13,8 @@ import hashlib
 import io
 import os
 import pickle
+import pickletools
+import re
 import subprocess
 import sys
 import tarfile
@@ -32,6 +34,10 @@ from torchvision import models
 from utils import CROP, PATIENCE, UserError, patience, shorten
 
 FORMAT_VERSION = 3  # 1 and 2 had features of the whole image only
+# What a file of `torch.save` may call.
+HARMLESS = (
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)|torch \w+Storage"
+)
 CALIBRATION_BINS = 15  # of the expected calibration error; Guo et al. 2017
 
 
@@ -393,13 +399,7 @@ def load_file(path: str | os.PathLike, what: str):
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such {what}")
     try:
-        with open(path, "rb") as file:
-            zipped = file.read(4) == b"PK\3\4"  # torch looks at the same bytes
-        if zipped:
-            with zipfile.ZipFile(path) as archive:
-                # torch.save never compresses, so that a file cannot grow in memory.
-                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                    raise ValueError("compressed")
+        zipped = _look_through(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Files of torch before 1.6, as torchvision's own are, are no archives: not mapped.
@@ -408,6 +408,38 @@ def load_file(path: str | os.PathLike, what: str):
         raise UserError(f"{path}: cannot read it: {error.strerror or error}") from error
     except Exception as error:
         raise UserError(f"{path}: not a {what} that this program can read") from error
+
+
+def _look_through(path: str | os.PathLike) -> bool:
+    """Whether a file is an archive, as torch's are since 1.6; refuses what would fill the memory.
+
+    torch executes nothing in a file, but it inflates what is compressed (`torch.save` compresses
+    nothing), calls codecs that double a text, and hashes a tuple of tuples, each of them twice.
+
+    Raises:
+        Exception: the file does such things, or is none that torch wrote.
+    """
+    with open(path, "rb") as file:
+        zipped = file.read(4) == b"PK\3\4"  # torch looks at the same bytes
+        file.seek(0)
+        pickles = [file] * 5  # one after the other
+        if zipped:
+            archive = zipfile.ZipFile(file)
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("compressed")
+            names = [name for name in archive.namelist() if name.lower().endswith("data.pkl")]
+            pickles = [archive.open(name) for name in names]
+        for pickled in pickles:
+            last, tuples = "", set()  # the numbers that tuples are called again by
+            for opcode, argument, _ in pickletools.genops(pickled):
+                if opcode.name == "GLOBAL" and not re.fullmatch(HARMLESS, argument):
+                    raise ValueError(f"calls {argument}")
+                if "PUT" in opcode.name and "TUPLE" in last:
+                    tuples.add(argument)
+                if "GET" in opcode.name and argument in tuples:
+                    raise ValueError("tuples within tuples")
+                last = opcode.name
+    return zipped
 
 
 def _fill(module: nn.Module, state: dict[str, torch.Tensor]) -> None:

@@ -155,10 +155,8 @@ def _list_categories(root: Path, prefix: str) -> dict[str, list[str]]:
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
+    """Without an error where a link leads to itself, and without a stat where there is no link."""
+    return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
 
 
 def split_of(path: str | os.PathLike) -> str:

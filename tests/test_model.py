@@ -269,22 +269,35 @@ class Hostile:
         return os.system, (f"touch '{self.trace}'",)
 
 
-def bomb(path):
-    """An archive of 100 KB whose pickle begins with a string of 100 MB."""
-    torch.save({"a": torch.zeros(10)}, path)
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in parts.items():
-            if name.endswith("data.pkl"):
-                size = 100_000_000
-                content = b"\x80\x02X" + struct.pack("<I", size) + bytes(size) + b"0" + content[2:]
-            archive.writestr(name, content)
-    assert path.stat().st_size < 200_000
+def with_pickle(pickled, compression=zipfile.ZIP_STORED):
+    """Writes an archive as torch does, with this pickle in it."""
+
+    def write(path):
+        torch.save({"a": torch.zeros(10)}, path)
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, content in parts.items():
+                archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+        assert path.stat().st_size < 200_000
+
+    return write
+
+
+# A text of 100 MB; one that is doubled 40 times; a key of 2 ** 60 tuples.
+LONG_TEXT = b"\x80\x02X" + struct.pack("<I", 10**8) + bytes(10**8) + b"."
+DOUBLED = b"\x80\x02c_codecs\nencode\nq\x00" + b"h\x00" * 39 + b"X\1\0\0\0aX\5\0\0\0ascii\x86R"
+DOUBLED += b"X\x09\0\0\0hex_codec\x86R" * 39 + b"."
+TUPLES = b"\x80\x02}q\x00)q\x01" + b"h\x01h\x01\x86q\x01" * 60 + b"h\x00h\x01K\x01s."
+OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."  # begins old files
 
 
 NO_TORCH_FILES = {
-    "bomb": bomb,
+    "bomb": with_pickle(LONG_TEXT, zipfile.ZIP_DEFLATED),
+    "doubled": with_pickle(DOUBLED),
+    "tuples": with_pickle(TUPLES),
+    "doubled, old": lambda path: path.write_bytes(OLD + DOUBLED + b"\x80\x02]."),
+    "tuples, old": lambda path: path.write_bytes(OLD + TUPLES + b"\x80\x02]."),
     "bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(10_000)),
     "half archive": lambda path: path.write_bytes(b"PK\3\4" + bytes(10_000)),
     "TorchScript": lambda path: torch.jit.save(torch.jit.script(torch.nn.ReLU()), path),
@@ -467,7 +480,7 @@ for tensor in ("backbone." + LAYER, "head.layers.0.weight"):
             lambda c, name=tensor, change=change: spoilt(
                 c, state_dict=spoilt(c["state_dict"], **{name: change(c["state_dict"][name])})
             ),
-            "damaged",
+            "not a" if case in ("sparse", "meta", "quantized") else "damaged",
         )
 
 
