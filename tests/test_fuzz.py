@@ -63,7 +63,8 @@ def test_any_arguments_are_taken_or_refused_in_one_line(call, script, tmp_path, 
         words = [word for group in groups for word in group]
         if complete:
             given = {"train.py": "--data_dir=folder", "predict.py": "--input=file"}[script]
-            words += [given, "--output_cat=3" if script == "train.py" else "--checkpoint=file"]
+            also = "--output_cat=3" if script == "train.py" else "--checkpoint=file"
+            words = [given, also, *words]  # what comes later counts
         done = call(script, *words)
         if done.returncode:
             assert_error(done)
