@@ -213,6 +213,7 @@ def extract(
     precision: torch.dtype,
     workers: int,
     maps: bool = False,
+    strict: bool = False,
 ) -> Features | None:
     """The features of every view, computed where the folder `cache` does not have them yet.
 
@@ -225,7 +226,8 @@ def extract(
     cache, writes it and gets the features. The others get None.
 
     Raises:
-        UserError: the cache cannot be written, or another process has ended.
+        UserError: the cache cannot be written, or another process has ended; or there is a
+            failure and `strict` is set.
     """
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     found, work = None, []
@@ -272,6 +274,8 @@ def extract(
         some = [keys[index] for index in batch.indices]
         file, rows = store.append(some, *(values.numpy() for values in batch.content))
         found.file[batch.indices], found.row[batch.indices] = file, rows
+        if strict and found.failures:
+            raise UserError(f"{next(iter(found.failures.values()))} (--strict)")
     store.close()
     return found
 

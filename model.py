@@ -13,10 +13,14 @@ import hashlib
 import io
 import os
 import pickle
+import pickletools
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
+import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +31,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import models
 
-from utils import PATIENCE, UserError, patience
+from utils import CROP, PATIENCE, UserError, patience, shorten
 
 FORMAT_VERSION = 3  # 1 and 2 had features of the whole image only
+# What a file of `torch.save` may call.
+HARMLESS = (
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)|torch \w+Storage"
+)
 CALIBRATION_BINS = 15  # of the expected calibration error; Guo et al. 2017
 
 
@@ -275,12 +283,10 @@ def _randomize(backbone: Backbone, seed: int) -> None:
 def _load_state_dict(backbone: Backbone, path: str | os.PathLike) -> None:
     state = load_file(path, "weights file")
     try:
-        wanted = {name: state[name].float() for name in backbone.state_dict()}
-        backbone.load_state_dict(wanted, assign=True)
-    except (IndexError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: not the weights of this --arch: no tensor {error}") from error
-    except RuntimeError as error:  # names and shapes, on several lines
-        raise UserError(f"{path}: not the weights of this --arch: {error}") from error
+        _fill(backbone, state)
+    except Exception as error:
+        why = shorten([str(error)])
+        raise UserError(f"{path}: not the weights of this --arch: {why}") from error
     backbone.requires_grad_(False)
 
 
@@ -414,15 +420,69 @@ def load_file(path: str | os.PathLike, what: str):
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such {what}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        zipped = _look_through(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Files of torch before 1.6, as torchvision's own are, are no archives: not mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except OSError as error:
         raise UserError(f"{path}: cannot read it: {error.strerror or error}") from error
-    except Exception:
-        pass  # files of torch before 1.6, as torchvision's own are, cannot be mapped
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: not a {what} that this program can read") from error
+
+
+def _look_through(path: str | os.PathLike) -> bool:
+    """Whether a file is an archive, as torch's are since 1.6; refuses what would fill the memory.
+
+    torch executes nothing in a file, but it inflates what is compressed (`torch.save` compresses
+    nothing), calls codecs that double a text, and hashes a tuple of tuples, each of them twice.
+
+    Raises:
+        Exception: the file does such things, or is none that torch wrote.
+    """
+    with open(path, "rb") as file:
+        zipped = file.read(4) == b"PK\3\4"  # torch looks at the same bytes
+        file.seek(0)
+        pickles = [file] * 5  # one after the other
+        if zipped:
+            archive = zipfile.ZipFile(file)
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("compressed")
+            names = [name for name in archive.namelist() if name.lower().endswith("data.pkl")]
+            pickles = [archive.open(name) for name in names]
+        for pickled in pickles:
+            last, tuples = "", set()  # the numbers that tuples are called again by
+            for opcode, argument, _ in pickletools.genops(pickled):
+                if opcode.name == "GLOBAL" and not re.fullmatch(HARMLESS, argument):
+                    raise ValueError(f"calls {argument}")
+                if "PUT" in opcode.name and "TUPLE" in last:
+                    tuples.add(argument)
+                if "GET" in opcode.name and argument in tuples:
+                    raise ValueError("tuples within tuples")
+                last = opcode.name
+    return zipped
+
+
+def _fill(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Give a module its tensors out of a file's; what else is in `state` is not looked at.
+
+    Raises:
+        Exception: one is missing, or is not what it should be.
+    """
+    filled = {}
+    for name, like in module.state_dict().items():
+        if name not in state:
+            raise ValueError(f"no tensor {name}")
+        tensor = state[name]
+        if tensor.shape != like.shape or not tensor.is_floating_point():
+            raise ValueError(f"{name} has another shape or type")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{name} declares more values than it has")  # by a stride of 0
+        filled[name] = tensor.detach().float()
+        with np.errstate(all="ignore"):  # numpy, since torch's threads wait where a core is busy
+            if not np.isfinite(filled[name].numpy().sum()):
+                raise ValueError(f"{name} has values that are not finite")
+    module.load_state_dict(filled, assign=True)
 
 
 def save_checkpoint(path: str | os.PathLike, model: Classifier) -> None:
@@ -466,6 +526,7 @@ def load_checkpoint(path: str | os.PathLike) -> Classifier:
             f"{remedy}"
         )
     try:
+        _check_plain(content)
         backbone = Backbone(content["arch"])
         with torch.device("meta"):
             head = Head(
@@ -486,7 +547,41 @@ def load_checkpoint(path: str | os.PathLike) -> Classifier:
             temperature=content["temperature"],
             history={name: content[name] for name in ("epoch", "metrics", "arguments")},
         )
-        model.load_state_dict(content["state_dict"], assign=True)
+        _fill(model, content["state_dict"])
     except Exception as error:
-        raise UserError(f"{path}: damaged checkpoint: {type(error).__name__}") from error
+        why = f"{type(error).__name__}: {shorten([str(error)])}"
+        raise UserError(f"{path}: damaged checkpoint: {why}") from error
     return model.requires_grad_(False).eval()
+
+
+def _check_plain(content: dict) -> None:
+    """Look at what a checkpoint holds beside its weights.
+
+    Types come first, and no value is shown: in a hostile file, the comparison or the text of
+    lists within lists may take for ever.
+
+    Raises:
+        Exception: a value is missing, or none that a training gives.
+    """
+    classes, three = content["class_to_idx"], [*content["means"], *content["stds"]]
+    for name, fine in {
+        "arch": type(content["arch"]) is str and content["arch"] in ARCHITECTURES,
+        "class_to_idx": len(classes) > 0
+        and all(type(c) is str and type(i) is int for c, i in classes.items())
+        and sorted(classes.values()) == list(range(len(classes))),
+        "hidden_units": _within(1, 10**9, content["hidden_units"]),
+        "num_outputs": _within(len(classes), 10**9, content["num_outputs"]),
+        "image_size": _within(CROP, CROP, content["image_size"]),
+        "dropout": _within(0, 1, content["dropout"]),
+        "temperature": _within(1e-6, 1e6, content["temperature"]),
+        "means or stds": len(content["means"]) == len(content["stds"]) == 3
+        and _within(-1e6, 1e6, *three)
+        and _within(1e-6, 1e6, *three[3:]),
+    }.items():
+        if not fine:
+            raise ValueError(f"wrong {name}")
+
+
+def _within(low: float, high: float, *values) -> bool:
+    """Whether all are numbers from `low` to `high`; one that is no number (NaN) is not."""
+    return all(type(value) in (int, float) and low <= value <= high for value in values)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,6 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--stds", type=utils.stds, help="their standard deviations (the checkpoint's)")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
     add("--precision", choices=utils.PRECISIONS, default="auto", help="(%(default)s)")
+    add("--verbose", action="store_true", help="print the checkpoint's sha256, to stderr")
     return parser.parse_args(arguments)
 
 
@@ -73,13 +75,15 @@ def predict(
         means, stds: instead of the checkpoint's.
 
     Raises:
-        UserError: one of the files is no picture that can be read.
+        UserError: one of the files is no picture that can be read, or a probability no number.
     """
     views = torch.stack([utils.plain_view(utils.load_image(path)) for path in images])
     batch = utils.normalize(views, means or model.means, stds or model.stds)
     device = next(model.parameters()).device
     logits = model(batch.to(device))  # (N, num_classes)
     probs = (logits / model.temperature).softmax(1).cpu()
+    if not probs.isfinite().all():
+        raise utils.UserError("no finite probabilities: wrong --means or --stds, or checkpoint")
     categories = {index: category for category, index in model.class_to_idx.items()}
     return [
         [
@@ -96,7 +100,8 @@ def table(predictions: Sequence[Prediction]) -> str:
     """Rank, probability, name and category of one picture's predictions, in aligned columns."""
     rows = [("rank", "probability", "name", "category")]
     for rank, p in enumerate(predictions, 1):
-        rows.append((str(rank), f"{p.probability:.1%}", p.name, p.category))
+        names = map(utils.one_line, (p.name, p.category))
+        rows.append((str(rank), f"{p.probability:.1%}", *names))
     width = max(len(row[2]) for row in rows)
     return "\n".join(f"{row[0]:>4}  {row[1]:>11}  {row[2]:{width}}  {row[3]}" for row in rows)
 
@@ -109,6 +114,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.category_names or os.path.exists(CATEGORY_NAMES):
         names = utils.load_category_names(args.category_names or CATEGORY_NAMES)
     model = load_checkpoint(args.checkpoint).to(device)
+    if args.verbose:
+        sha256 = utils.sha256_of(args.checkpoint)
+        print(f"{utils.one_line(args.checkpoint)}: sha256 {sha256}", file=sys.stderr)
     precision = utils.select_precision(device, args.precision)
     model.backbone.to(precision, memory_format=torch.channels_last)
     [predictions] = predict(

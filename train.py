@@ -12,8 +12,8 @@ come out. The epoch that is best on `valid` is kept, and judged once on `test`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
-import csv
 import math
 import os
 import shutil
@@ -70,6 +70,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--download", action="store_true", help="fetch Oxford-102 if there is no such folder")
     add("--split", choices=["course", "official"], default="course", help="of --download")
     add("--check", nargs="?", const="-", metavar="FILE.csv", help="look at the data, do not train")
+    add("--strict", action="store_true", help="stop at the first picture that cannot be read")
     add("--means", type=utils.triple, default=utils.MEANS, help="image means %(default)s")
     add("--stds", type=utils.stds, default=utils.STDS, help="their deviations %(default)s")
     add("--views", type=number(1, 1000), default=1, help="1 plain + random ones (%(default)s)")
@@ -393,6 +394,8 @@ def train(args: argparse.Namespace, rank: int) -> None:
         if args.download:
             utils.download_flowers(args.data_dir, args.split)
         data = utils.read_data_folder(args.data_dir)
+        unreadable = utils.foresee(data)
+        data = utils.leave_out(data, unreadable, args.strict)
         torch.manual_seed(args.seed)
         head = new_head(args, backbone.num_features, len(data.class_to_idx))
         show_plan(args, data, path, device, precision)
@@ -413,9 +416,11 @@ def train(args: argparse.Namespace, rank: int) -> None:
         precision=precision,
         workers=default_workers(device) if args.workers is None else args.workers,
         maps=args.fine_tune > 0,
+        strict=args.strict,
     )
     if rank > 0:
         return
+    left_out = list_unreadable(path, unreadable | kept.failures)
     labels, rows = label_rows(data, args.views, kept)
     head.to(device)
     total = args.epochs + args.fine_tune
@@ -466,6 +471,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
     save_checkpoint(path, model)
     unfinished.remove()
     print(
+        f"{left_out}"
         f"best epoch {best['epoch']}: test accuracy {test['accuracy']:.1%} ({len(rows['test'])} "
         f"pictures), top-5 {test['top5_accuracy']:.1%}, mean of the categories "
         f"{test['class_accuracy']:.1%}\n"
@@ -600,7 +606,7 @@ def check(args: argparse.Namespace) -> None:
         if kind != "pictures":
             some = [f for f in findings if f.finding == kind]
             shown = [f"{f.path or f'{f.split}/{f.category}'} ({f.detail})" for f in some]
-            print(f"{kind}: {len(some)}: {utils.shorten(shown)}")
+            print(utils.one_line(f"{kind}: {len(some)}: {utils.shorten(shown)}"))
     broken = {f.path for f in findings if f.finding == "unreadable"}
     pictures = {
         split: [path for paths in categories.values() for path in paths if path not in broken]
@@ -614,11 +620,7 @@ def check(args: argparse.Namespace) -> None:
     print(f"to train: --output_cat {len(found['train'])}")
     if args.check != "-":
         table = [*findings, utils.Finding("minutes", "", "", "", f"{minutes:.2f}")]
-        try:
-            with open(args.check, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([utils.Finding._fields, *table])
-        except OSError as error:
-            raise UserError(f"--check {args.check}: {error.strerror}") from error
+        utils.write_table(args.check, [utils.Finding._fields, *table])
 
 
 def seconds_per_view(args: argparse.Namespace, pictures: list[str]) -> float:
@@ -653,8 +655,7 @@ def label_rows(
     Raises:
         UserError: a category of train, or another split, has no picture left.
     """
-    for why in kept.failures.values():
-        warn(f"{why}; left out")
+    utils.leave_out(data, kept.failures)
     labels = {split: torch.tensor(data.labels[split]) for split in utils.SPLITS}
     labels["train"] = labels["train"].repeat_interleave(views)
     decoded = torch.from_numpy(kept.file >= 0)
@@ -663,15 +664,22 @@ def label_rows(
         end = start + len(labels[split])
         rows[split] = start + decoded[start:end].nonzero()[:, 0]
         start = end
-    labels = torch.cat([labels[split] for split in utils.SPLITS])
-    left = set(labels[rows["train"]].tolist())
-    for category, index in data.class_to_idx.items():
-        if index not in left:
-            raise UserError(f"train/{category}: none of its pictures can be read")
-    for split in ("valid", "test"):
-        if not len(rows[split]):
-            raise UserError(f"{split}: none of its pictures can be read")
-    return labels, rows
+    return torch.cat([labels[split] for split in utils.SPLITS]), rows
+
+
+def list_unreadable(checkpoint: Path, failures: dict[str, str]) -> str:
+    """Write the pictures that were left out into a table beside the checkpoint; a line on them.
+
+    Where there are none, the table of an earlier run goes.
+    """
+    path = checkpoint.with_suffix(".unreadable.csv")
+    if not failures:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return ""
+    rows = [(picture, why.split(f"{picture}: ", 1)[-1]) for picture, why in failures.items()]
+    utils.write_table(path, [("path", "reason"), *rows])
+    return f"{len(failures)} pictures could not be read and were left out; {path} lists them\n"
 
 
 def epoch_line(row: dict, epochs: int, best: bool) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import sys
 import time
 import warnings
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import RandomResizedCrop
@@ -36,6 +39,7 @@ STDS = [0.229, 0.224, 0.225]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")  # of a backbone; "auto" chooses
 PATIENCE = 20  # seconds that a host may take to answer
 CROP_SCALE = (0.5, 1.0)  # share of a picture's area that a random view shows
+LONGEST = 64  # times its short side, that a plain view looks at
 
 
 class UserError(Exception):
@@ -96,7 +100,7 @@ def read_data_folder(data_dir: str | os.PathLike) -> DataFolder:
 def list_pictures(data_dir: str | os.PathLike) -> dict[str, dict[str, list[str]]]:
     """The pictures' paths, relative to `data_dir`, by split and category.
 
-    Every file that is not hidden counts as a picture: whether it is one shows when it is decoded.
+    All that is not hidden and no folder counts as a picture: whether it is one shows later.
     `val` and `validation` mean valid. Where `valid` or `test` is missing, a tenth of train's
     pictures take its place, and where there are no splits at all, the sub-folders are categories,
     and all their pictures train's to begin with. Which ones are taken follows from each
@@ -139,16 +143,21 @@ def _list_categories(root: Path, prefix: str) -> dict[str, list[str]]:
     categories = {}
     try:
         with os.scandir(root / prefix) as entries:
-            folders = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+            folders = [e.name for e in entries if _is_folder(e) and e.name[0] != "."]
         for folder in sorted(folders):
             with os.scandir(root / prefix / folder) as files:
-                names = sorted(f.name for f in files if f.name[0] != "." and f.is_file())
+                names = sorted(f.name for f in files if f.name[0] != "." and not _is_folder(f))
             categories[folder] = [f"{prefix}{folder}/{name}" for name in names]
     except OSError as error:
         raise UserError(f"{error.filename or root / prefix}: {error.strerror}") from error
     if not categories:
         raise UserError(f"{root / prefix}: no category folders in it")
     return categories
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Without an error where a link leads to itself, and without a stat where there is no link."""
+    return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
 
 
 def split_of(path: str | os.PathLike) -> str:
@@ -159,12 +168,105 @@ def split_of(path: str | os.PathLike) -> str:
     exact has to move pictures when others come.)
     """
     try:
+        size = file_size(path)
         with open(path, "rb") as file:
-            content = file.read(2**16) + str(os.path.getsize(path)).encode()
-    except OSError:  # decoding it will say why
+            content = file.read(2**16) + str(size).encode()
+    except (OSError, UserError):  # decoding it will say why
         content = b""
     place = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") / 2**64  # 0-1
     return "train" if place < 0.8 else "valid" if place < 0.9 else "test"
+
+
+def file_size(path: str | os.PathLike) -> int:
+    """A file's size in bytes.
+
+    Raises:
+        UserError: it is missing, empty, or something else, such as a pipe, that may never end.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: not a file")
+    if not status.st_size:
+        raise UserError(f"{path}: empty")
+    return status.st_size
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    sha256 = hashlib.sha256()
+    with open(path, "rb") as file:
+        while some := file.read(2**20):
+            sha256.update(some)
+    return sha256.hexdigest()
+
+
+def foresee(data: DataFolder) -> dict[str, str]:
+    """What a stat of each file tells before the long work starts.
+
+    Pictures of valid and test that are in train, too, are warned of. Only files that are as large
+    as one of another split are read for that.
+
+    Returns:
+        Why a file cannot be a picture (missing, empty, a pipe), by path.
+    """
+    failures, leaks, by_size = {}, [], {}
+    for split in SPLITS:
+        for path in data.paths[split]:
+            try:
+                size = file_size(os.path.join(data.root, path))
+                by_size.setdefault(size, []).append((split, path))
+            except UserError as error:
+                failures[path] = str(error)
+    for places in by_size.values():
+        if places[0][0] == "train" != places[-1][0]:
+            seen = {}  # path in train, by content
+            for split, path in places:
+                try:
+                    content = sha256_of(os.path.join(data.root, path))
+                except OSError as error:
+                    failures[path] = f"{data.root}/{path}: cannot read it: {error.strerror}"
+                    continue
+                if split == "train":
+                    seen[content] = path
+                elif content in seen:
+                    leaks.append(f"{path} ({seen[content]})")
+    if leaks:
+        warn(
+            f"{data.root}: {len(leaks)} pictures of valid or test are in train, too: accuracy on "
+            f"them is memory, not learning: {shorten(leaks)}"
+        )
+    return failures
+
+
+def leave_out(data: DataFolder, failures: dict[str, str], strict: bool = False) -> DataFolder:
+    """The data folder without the pictures that cannot be read; each of them is warned of.
+
+    Args:
+        failures: why, by path.
+
+    Raises:
+        UserError: a category of train, or another split, has no picture left; or there are
+            failures and `strict` is set.
+    """
+    for why in failures.values():
+        if strict:
+            raise UserError(f"{why} (--strict)")
+        warn(f"{why}; left out")
+    paths, labels = {}, {}
+    for split in SPLITS:
+        places = zip(data.paths[split], data.labels[split], strict=True)
+        left = [(path, label) for path, label in places if path not in failures]
+        paths[split], labels[split] = [path for path, _ in left], [label for _, label in left]
+        if not left:
+            raise UserError(f"{split}: none of its pictures can be read")
+    left = set(labels["train"])
+    for category, index in data.class_to_idx.items():
+        if index not in left:
+            raise UserError(f"train/{category}: none of its pictures can be read")
+    return DataFolder(data.root, data.class_to_idx, paths, labels)
 
 
 class Finding(NamedTuple):
@@ -211,17 +313,15 @@ def inspect_pictures(root: str, found: dict[str, dict[str, list[str]]]) -> list[
     return findings
 
 
-def _inspect(root: str, path: str) -> tuple[bytes, list[tuple[str, str]]]:
+def _inspect(root: str, path: str) -> tuple[str, list[tuple[str, str]]]:
     """A picture's content, as sha256, and what is odd about it."""
     path = os.path.join(root, path)
     try:
         load_image(path)
     except UserError as error:
-        return b"", [("unreadable", str(error).removeprefix(f"{path}: "))]
-    with open(path, "rb") as file, Image.open(file) as image:
+        return "", [("unreadable", str(error).removeprefix(f"{path}: "))]
+    with Image.open(path) as image:
         (width, height), mode = image.size, image.mode
-        file.seek(0)
-        content = hashlib.sha256(file.read()).digest()
     odd = []
     if min(width, height) < CROP:
         odd.append((f"below {CROP} pixels", f"{width} x {height}"))
@@ -229,7 +329,7 @@ def _inspect(root: str, path: str) -> tuple[bytes, list[tuple[str, str]]]:
         odd.append(("long", f"{width} x {height}"))
     if mode != "RGB":
         odd.append(("mode", mode))
-    return content, odd
+    return sha256_of(path), odd
 
 
 @contextlib.contextmanager
@@ -329,28 +429,58 @@ def load_category_names(path: str | os.PathLike) -> dict[str, str]:
 def load_image(path: str | os.PathLike) -> Image.Image:
     """Decode a picture: upright (EXIF) and in RGB. Training and prediction both read this way.
 
+    What is in a file counts, not what it is called. Of several frames the first one is taken.
     Of a large JPEG, only what views need is computed ("draft mode"): a half, quarter or eighth of
     its sides, at least twice RESIZE. A photograph of 12 megapixels takes a quarter of the time.
 
     Raises:
         UserError: the file is missing or is no picture that Pillow can read.
     """
+    file_size(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; an error still raises
             with Image.open(path) as image:
+                if image.format == "EPS":  # Pillow would run Ghostscript on it
+                    raise OSError("EPS is a program, not a picture")
                 image.draft(None, (2 * RESIZE, 2 * RESIZE))
-                return ImageOps.exif_transpose(image).convert("RGB")
+                return _to_rgb(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError as error:
         raise UserError(f"{path}: not a picture (or of a format that is not known)") from error
     except OSError as error:
         raise UserError(f"{path}: cannot read it: {error.strerror or error}") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: too large: {error}") from error
     except Exception as error:  # a decoder's own complaint about a damaged file
         raise UserError(f"{path}: damaged picture: {shorten([str(error)])}") from error
 
 
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any of Pillow's modes in RGB: transparency on white, more than 8 bits scaled to 8.
+
+    (`convert` alone clips them.) Whole numbers are taken for 16 bits, others for shares of 1, else
+    of 255, else of 65535; where values do not fit into that, the picture's own range counts.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.nan_to_num(np.array(image, np.float32), posinf=0, neginf=0)
+        low, high = values.min(), values.max()
+        fulls = (1, 255, 65535) if image.mode == "F" else (65535,)
+        if low >= 0 and high <= fulls[-1]:
+            low, high = 0, next(full for full in fulls if high <= full)
+        values[values == image.info.get("transparency")] = high
+        values = (values - low) * (255 / max(high - low, 1e-30))
+        image = Image.fromarray(values.round().astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
 def plain_view(image: Image.Image) -> torch.Tensor:
     """Resize the short side to 256 pixels and cut out the centre: (3, 224, 224) uint8."""
+    longest = LONGEST * min(image.size)
+    if max(image.size) > longest:  # a line of 1 x 60,000 pixels would become 256 x 15 million
+        image = F.center_crop(image, [min(side, longest) for side in image.size[::-1]])
     return F.pil_to_tensor(F.center_crop(F.resize(image, RESIZE), CROP))
 
 
@@ -458,7 +588,7 @@ def triple(text: str) -> list[float]:
     """Three finite numbers, separated by commas or blanks, with or without brackets."""
     words = re.split(r"[,\s]+", text.strip("[]() "))
     numbers = [number(word) for word in words]
-    if len(numbers) != 3:
+    if len(numbers) != 3 or max(map(abs, numbers)) > 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as {MEANS}")
     return numbers
 
@@ -466,7 +596,7 @@ def triple(text: str) -> list[float]:
 def stds(text: str) -> list[float]:
     """Three standard deviations: finite numbers above 0; see `triple`."""
     numbers = triple(text)
-    if min(numbers) <= 0:
+    if min(numbers) < 1e-6:  # far above what a float32 takes for 0
         raise argparse.ArgumentTypeError(f"{text!r} has a number that is not above 0")
     return numbers
 
@@ -524,6 +654,8 @@ def run_script(main, name: str, hint: str = "") -> None:
     So do Ctrl-C (status 130) and SIGTERM (143), whose line ends with `hint`. Where nobody reads
     standard output any more, it ends without a word (141).
     """
+    if hasattr(sys.stdout, "reconfigure"):  # a name may have letters that a terminal has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
@@ -549,13 +681,32 @@ def _terminate(*_) -> None:
 
 
 def _one_line_exit(message: str, status: int) -> int:
-    print(" ".join(message.split()), file=sys.stderr)
+    print(one_line(message), file=sys.stderr)
     return status
+
+
+def one_line(text: str) -> str:
+    """Text, of a file's name perhaps, so that it stays in its line and moves no cursor."""
+    text = re.sub(r"\s*\n\s*", " ", text.strip())
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda c: ascii(c[0])[1:-1], text)
 
 
 def warn(message: str) -> None:
     """Say something on stderr that does not stop the work."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {one_line(message)}", file=sys.stderr)
+
+
+def write_table(path: str | os.PathLike, rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file; of names that are no text, the odd bytes are escaped.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            csv.writer(file).writerows(rows)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write it: {error.strerror}") from error
 
 
 def shorten(words: Iterable[str], limit: int = 5) -> str:

@@ -4,8 +4,10 @@ import math
 import os
 import pickle
 import re
+import struct
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -176,6 +178,63 @@ def with_a_wrong_shape():
     return state
 
 
+def changed(name, change):
+    """The state_dict of a backbone with one tensor changed."""
+    state = dict(backbone_of("vgg13").state_dict())
+    state[name] = change(state[name])
+    return state
+
+
+def one_of(value):
+    """Changes one of many values in a tensor."""
+
+    def change(tensor):
+        tensor = tensor.clone()
+        tensor.view(-1)[-1] = value
+        return tensor
+
+    return change
+
+
+# What is wrong with one tensor, that a state_dict and a checkpoint may hold.
+WRONG_TENSORS = {
+    "NaN": one_of(math.nan),
+    "infinite": one_of(-math.inf),
+    "too large": lambda t: torch.full_like(t, 3e38),
+    "stride 0": lambda t: torch.zeros(1).expand(t.shape),
+    "overlapping": lambda t: torch.zeros(t.numel() // 2 + 100).as_strided(t.shape, [1] * t.dim()),
+    "huge": lambda t: torch.zeros(1).expand(10**12),
+    "whole numbers": lambda t: t.long(),
+    "complex": lambda t: t.to(torch.complex64),
+    "sparse": lambda t: t.to_sparse(),
+    "meta": lambda t: t.to("meta"),
+    "quantized": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    "flat": lambda t: t.flatten()[:, None],
+    "None": lambda t: None,
+    "a list": lambda t: [1.0],
+}
+LAYER = "features.10.weight"
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("case", WRONG_TENSORS)
+def test_weights_with_a_wrong_tensor_are_refused(tmp_path, case):
+    path = tmp_path / "weights.pth"
+    torch.save(changed(LAYER, WRONG_TENSORS[case]), path)
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        model.load_weights(Backbone("vgg13"), "vgg13", str(path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precision_and_order_are_taken(tmp_path, dtype):
+    source, backbone = backbone_of("vgg13"), Backbone("vgg13")
+    source.to(dtype, memory_format=torch.channels_last)
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    model.load_weights(backbone, "vgg13", str(tmp_path / "weights.pth"))
+    wanted = {name: tensor.float() for name, tensor in source.state_dict().items()}
+    assert same_bits(backbone.state_dict(), wanted)
+
+
 WRONG_WEIGHTS = {
     "wrong arch": lambda: backbone_of("vgg16").state_dict(),
     "missing key": without_a_key,
@@ -210,16 +269,62 @@ class Hostile:
         return os.system, (f"touch '{self.trace}'",)
 
 
+def with_pickle(pickled, compression=zipfile.ZIP_STORED):
+    """Writes an archive as torch does, with this pickle in it."""
+
+    def write(path):
+        torch.save({"a": torch.zeros(10)}, path)
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, content in parts.items():
+                archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+        assert path.stat().st_size < 200_000
+
+    return write
+
+
+# A text of 100 MB; one that is doubled 20 times; a key of 2 ** 20 tuples. (With 60 it is the end.)
+LONG_TEXT = b"\x80\x02X" + struct.pack("<I", 10**8) + bytes(10**8) + b"."
+DOUBLED = b"\x80\x02c_codecs\nencode\nq\x00" + b"h\x00" * 20 + b"X\1\0\0\0aX\5\0\0\0ascii\x86R"
+DOUBLED += b"X\x09\0\0\0hex_codec\x86R" * 19 + b"."
+TUPLES = b"\x80\x02}q\x00)q\x01" + b"h\x01h\x01\x86q\x01" * 20 + b"h\x00h\x01K\x01s."
+OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."  # begins old files
+
+
 NO_TORCH_FILES = {
+    "bomb": with_pickle(LONG_TEXT, zipfile.ZIP_DEFLATED),
+    "doubled": with_pickle(DOUBLED),
+    "tuples": with_pickle(TUPLES),
+    "doubled, old": lambda path: path.write_bytes(OLD + DOUBLED + b"\x80\x02]."),
+    "tuples, old": lambda path: path.write_bytes(OLD + TUPLES + b"\x80\x02]."),
+    "bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(10_000)),
+    "half archive": lambda path: path.write_bytes(b"PK\3\4" + bytes(10_000)),
+    "TorchScript": lambda path: torch.jit.save(torch.jit.script(torch.nn.ReLU()), path),
+    "whole model": lambda path: torch.save(torch.nn.ReLU(), path),
+    "arrays": lambda path: np.savez(path.open("wb"), a=np.zeros(3)),
+    "pipe": lambda path: os.mkfifo(path),
     "missing": lambda path: None,
     "empty": lambda path: path.touch(),
     "text": lambda path: path.write_text("no weights\n" * 100),
     "folder": lambda path: path.mkdir(),
     "cut off": cut_off,
     "hostile": lambda path: torch.save(Hostile(path.parent / "trace"), path),
+    "hostile, old": lambda path: torch.save(
+        Hostile(path.parent / "trace"), path, _use_new_zipfile_serialization=False
+    ),
+    "hostile pickle": lambda path: path.write_bytes(pickle.dumps(Hostile(path.parent / "trace"))),
 }
 
 
+FOUND_BY = {
+    "bomb": "compressed",
+    "doubled": "calls _codecs encode",
+    "tuples": "tuples within tuples",
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize("case", NO_TORCH_FILES)
 def test_a_file_that_torch_did_not_write_is_named(tmp_path, case):
     path = tmp_path / "file.pth"
@@ -228,8 +333,9 @@ def test_a_file_that_torch_did_not_write_is_named(tmp_path, case):
         lambda: model.load_weights(Backbone("vgg13"), "vgg13", str(path)),
         lambda: model.load_checkpoint(path),
     ):
-        with pytest.raises(UserError, match=re.escape(str(path))):
+        with pytest.raises(UserError, match=re.escape(str(path))) as error:
             load()
+        assert FOUND_BY.get(case.split(",")[0], "") in str(error.value.__cause__)
     assert not (tmp_path / "trace").exists()
 
 
@@ -336,16 +442,65 @@ WRONG_CHECKPOINTS = {
     "unknown arch": (lambda c: spoilt(c, arch="vgg99"), "damaged"),
     "no categories": (lambda c: spoilt(c, class_to_idx=None), "damaged"),
 }
+WRONG_FIELDS = {
+    "arch": ["vgg99", None, ("vgg13",), ["vgg13"]],
+    "class_to_idx": [
+        {},
+        ["1", "10", "2"],
+        {"1": 0, "10": 1, "2": 3},
+        {"1": 0, "10": 1, "2": 1},
+        {"1": 1, "10": 2, "2": 3},
+        {"1": -1, "10": 0, "2": 1},
+        {"1": 0, "10": 1, 2: 2},
+        {"1": 0, "10": 1, "2": 2.0},
+        {"1": False, "10": True, "2": 2},
+        {"1": 0, "10": 1, "2": "2"},
+        {str(number): number for number in range(5)},  # there are 4 outputs
+    ],
+    "hidden_units": [7, 0, -6, 6.0, 10**30, "6", None],
+    "num_outputs": [5, 0, 2, "4", None],
+    "dropout": [5, -0.1, math.nan, "0.5", None, [0.5]],
+    "temperature": [0, 0.0, -1.0, math.nan, math.inf, 1e-300, 10**400, "1", None],
+    "means": [
+        [0.1, 0.2],
+        [0.1, 0.2, math.nan],
+        [0.1, 0.2, 1e300],
+        "123",
+        None,
+        0.5,
+        [[0, 0, 0]] * 3,
+    ],
+    "stds": [[0.1, 0.2], [0.1, 0.2, 0], [0.1, 0.2, -0.1], [1e-300] * 3, {}, None],
+    "image_size": [0, 448, "224", None],
+    "state_dict": [None, [], {}, "text", {1: 2}],
+    "format_version": [None, "3", 3.0, math.nan, [3]],
+}
+for field, values in WRONG_FIELDS.items():
+    for value in values:
+        WRONG_CHECKPOINTS[f"{field} {value!r:.40}"] = (
+            lambda c, field=field, value=value: spoilt(c, **{field: value}),
+            "not a" if field == "format_version" else "damaged",
+        )
+for tensor in ("backbone." + LAYER, "head.layers.0.weight"):
+    for case, change in WRONG_TENSORS.items():
+        WRONG_CHECKPOINTS[f"{tensor} {case}"] = (
+            lambda c, name=tensor, change=change: spoilt(
+                c, state_dict=spoilt(c["state_dict"], **{name: change(c["state_dict"][name])})
+            ),
+            "not a" if case in ("sparse", "meta", "quantized") else "damaged",
+        )
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("case", WRONG_CHECKPOINTS)
 def test_a_checkpoint_that_does_not_fit_is_named(saved, tmp_path, case):
     spoil, word = WRONG_CHECKPOINTS[case]
     path = tmp_path / "spoilt.pth"
-    torch.save(spoil(torch.load(saved[1], weights_only=True)), path)
+    torch.save(spoil(torch.load(saved[1], weights_only=True, mmap=True)), path)
     with pytest.raises(UserError, match=re.escape(str(path))) as error:
         model.load_checkpoint(path)
-    assert word in str(error.value)
+    path.unlink()  # 38 MB
+    assert word in str(error.value) and len(str(error.value)) < 1000
 
 
 def test_a_cut_off_checkpoint_is_named(saved, tmp_path):

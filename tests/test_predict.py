@@ -1,5 +1,6 @@
 """predict: the table, names, overrides, errors and what is imported."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -164,7 +165,21 @@ print([name for name in heavy if name in sys.modules])
     assert len(table_rows("\n".join(done.stdout.splitlines()[:-1]))) == 1
 
 
+def test_the_checkpoint_can_be_pinned(ask, trained):
+    done = ask("--verbose")
+    sha256 = hashlib.sha256(trained.checkpoint.read_bytes()).hexdigest()
+    assert done.stderr == f"{trained.checkpoint}: sha256 {sha256}\n"
+    assert done.stdout == ask().stdout and done.returncode == 0
+
+
 # ---------------------------------------------------------------- errors
+
+
+def test_probabilities_that_are_no_numbers_are_not_shown(trained, pictures):
+    model = load_checkpoint(trained.checkpoint)
+    model.temperature = 1e-45
+    with pytest.raises(utils.UserError, match="probabilities"):
+        predict.predict(model, [pictures / all_pictures(pictures)[0]])
 
 
 def test_the_script_names_a_picture_that_it_cannot_read(trained, tmp_path):
@@ -207,6 +222,8 @@ def test_a_file_that_is_no_checkpoint_is_named(ask, tmp_path, kind):
         ("--device", "tpu"),
         ("--means", "1,2"),
         ("--stds", "1,2,0"),
+        ("--stds", "1e-300,1,1"),
+        ("--means", "1e300,0,0"),
         ("--shape", "round"),
     ],
 )

@@ -3,7 +3,9 @@
 import copy
 import csv
 import math
+import os
 import re
+import shutil
 from typing import NamedTuple
 
 import numpy as np
@@ -484,14 +486,69 @@ def test_vgg13_and_one_view_of_one_picture_a_category(call, tmp_path):
 def test_a_broken_picture_is_left_out_and_named(own_pictures, call, tmp_path):
     (own_pictures / "train" / "a" / "broken one.jpg").write_text("no picture")
     (own_pictures / "test" / "b" / "broken two.jpg").touch()
-    flags = ("--weights", "none", "--workers", 0, "--no_cache", "--views", 1)
+    flags = ("--weights", "none", "--workers", 0, "--cache_dir", tmp_path / "cache", "--epochs", 1)
     flags += ("--save_dir", tmp_path / "c.pth")
     done = call("train.py", "--data_dir", own_pictures, "--output_cat", 2, *flags)
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 2
-    assert "broken one.jpg" in warnings[0] and "broken two.jpg" in warnings[1]
+    assert "broken two.jpg: empty" in warnings[0] and "broken one.jpg" in warnings[1]
+    assert done.stderr.index("broken two.jpg") < done.stderr.index("features: ")
     assert "(2 pictures)" in done.stdout  # the test split has 3 files
+    table = tmp_path / "c.unreadable.csv"
+    assert f"2 pictures could not be read and were left out; {table} lists them" in done.stdout
+    with open(table, newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["path", "reason"],
+            ["test/b/broken two.jpg", "empty"],
+            ["train/a/broken one.jpg", "not a picture (or of a format that is not known)"],
+        ]
+    (own_pictures / "train" / "a" / "broken one.jpg").unlink()
+    (own_pictures / "test" / "b" / "broken two.jpg").unlink()
+    done = call("train.py", "--data_dir", own_pictures, "--output_cat", 2, *flags)
+    assert done.returncode == 0 and "could not be read" not in done.stdout
+    assert not table.exists()
+    (tmp_path / "c.pth").unlink()
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture"])
+def test_strict_stops_at_the_first_broken_picture(own_pictures, call, tmp_path, content):
+    for number in range(8):  # enough to tell the first batch from all
+        draw(0, number).save(own_pictures / "train" / "b" / f"{number}.jpg")
+    (own_pictures / "train" / "a" / "a broken one.jpg").write_bytes(content)
+    (own_pictures / "valid" / "b" / "z broken.jpg").write_text("no picture either")
+    flags = ("--weights", "none", "--workers", 0, "--no_cache", "--strict")
+    flags += ("--save_dir", tmp_path / "c.pth")
+    done = call("train.py", "--data_dir", own_pictures, "--output_cat", 2, *flags)
+    assert_error(done, "a broken one.jpg", "--strict")
+    assert "z broken" not in done.stderr and "features: 1" not in done.stderr
+    assert content or "features" not in done.stderr  # an empty file is known before
+    assert os.listdir(tmp_path) == ["own pictures"]
+
+
+def test_odd_names_go_through_a_whole_training(own_pictures, call, tmp_path):
+    """Names with line ends, and of bytes that are no text, of categories and of broken files."""
+    odd = "line\nbreak " + os.fsdecode(b"\xff")
+    for split in utils.SPLITS:
+        (own_pictures / split / "a").rename(own_pictures / split / odd)
+    (own_pictures / "train" / "b" / f"{odd}.jpg").write_text("no picture")
+    shutil.copy(own_pictures / "train" / "b" / "train_0.jpg", own_pictures / "test" / "b" / odd)
+    flags = ("--weights", "none", "--arch", "vgg13", "--workers", 0, "--no_cache", "--epochs", 1)
+    flags += ("--save_dir", tmp_path / "c.pth")
+    done = call("train.py", "--data_dir", own_pictures, "--output_cat", 2, *flags)
+    assert done.returncode == 0, done.stderr
+    leak, *_, broken = done.stderr.splitlines()
+    assert leak.startswith("warning: ") and "train/b/train_0.jpg" in leak
+    assert broken.startswith("warning: ") and "line break \\udcff.jpg" in broken
+    with open(tmp_path / "c.unreadable.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file))[1][0] == "train/b/line\nbreak \\udcff.jpg"
+    picture = own_pictures / "test" / odd / "test_0.jpg"
+    flags = ("--checkpoint", tmp_path / "c.pth", "--top_k", 2)
+    done = call("predict.py", "--input", picture, *flags)
+    assert done.returncode == 0, done.stderr
+    assert {category for *_, category in table_rows(done.stdout)} == {"b", "line break \\udcff"}
+    done = call("train.py", "--data_dir", own_pictures, "--check", tmp_path / "report.csv")
+    assert done.returncode == 0 and "break \\udcff.jpg (not a picture" in done.stdout
     (tmp_path / "c.pth").unlink()
 
 
@@ -577,7 +634,7 @@ def test_check_reports_and_trains_nothing(call, own_pictures, tmp_path):
 def test_a_report_that_cannot_be_written_is_named(call, own_pictures, tmp_path):
     target = tmp_path / "nowhere" / "report.csv"
     done = call("train.py", "--data_dir", own_pictures, "--check", target)
-    assert_error(done, "--check", target)
+    assert_error(done, target)
 
 
 # ---------------------------------------------------------------- --save_dir

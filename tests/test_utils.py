@@ -5,12 +5,17 @@ import json
 import os
 import re
 import shutil
+import struct
+import subprocess
+import sys
 import tarfile
+import time
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from conftest import CATEGORIES, ROOT, all_pictures, draw, not_root
+from conftest import CATEGORIES, LONG, ROOT, all_pictures, draw, make_pictures, not_root
 from PIL import Image, ImageOps
 from scipy.io import savemat
 from torchvision.datasets import Flowers102
@@ -50,6 +55,108 @@ def test_hidden_files_and_folders_are_ignored(own_pictures):
     (own_pictures / "train" / "a" / "folder").mkdir()
     (own_pictures / "valid" / "notes.txt").touch()
     assert utils.read_data_folder(own_pictures) == before
+
+
+ODD_NAMES = ["Gänseblümchen ひ", "two  blanks ", "line\nbreak", "\x1b[31mred", "-rf", "'\"$(x)`,;"]
+ODD_NAMES.append(os.fsdecode(b"no text \xff\xfe"))
+
+
+def test_any_name_is_a_name(own_pictures, capsys):
+    for name in ODD_NAMES:
+        (own_pictures / "train" / name).mkdir()
+        draw(0, 1).save(own_pictures / "train" / name / f"{name}.png")
+    data = utils.read_data_folder(own_pictures)
+    assert list(data.class_to_idx) == sorted(["a", "b", *ODD_NAMES])
+    assert {f"train/{name}/{name}.png" for name in ODD_NAMES} < set(data.paths["train"])
+    for path in data.paths["train"]:
+        assert utils.load_views(str(own_pictures), path, [0, 1]).shape == (2, 3, 224, 224)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("lacks 7 categories" in line for line in lines)
+    assert "line break" in lines[0] and "\\x1b[31mred" in lines[0]
+
+
+def test_links_that_lead_nowhere_or_in_a_circle_are_named(own_pictures):
+    folder = own_pictures / "train" / "a"
+    (folder / "circle.jpg").symlink_to("circle.jpg")
+    (folder / "nowhere.jpg").symlink_to("nothing")
+    (folder / "up").symlink_to("..")
+    (own_pictures / "train" / "circle").symlink_to("circle")
+    (folder / "good.jpg").symlink_to("train_0.jpg")
+    data = utils.read_data_folder(own_pictures)
+    assert list(data.class_to_idx) == ["a", "b"]
+    failures = utils.foresee(data)
+    assert set(failures) == {"train/a/circle.jpg", "train/a/nowhere.jpg"}
+    assert all(f"{own_pictures}/{path}: " in why for path, why in failures.items())
+    assert utils.leave_out(data, failures).paths["train"] == [
+        f"train/{name}.jpg"
+        for name in ("a/good", "a/train_0", "a/train_1", "b/train_0", "b/train_1")
+    ]
+
+
+def test_a_hundred_thousand_files_are_listed_in_seconds(own_pictures):
+    for number in range(100_000):
+        os.close(os.open(own_pictures / "train" / "a" / f"{number}.jpg", os.O_CREAT | os.O_WRONLY))
+    start = time.monotonic()
+    data = utils.read_data_folder(own_pictures)
+    failures = utils.foresee(data)
+    assert time.monotonic() - start < 5
+    assert len(data.paths["train"]) == 100_004 and len(failures) == 100_000
+    shutil.rmtree(own_pictures)
+
+
+# ---------------------------------------------------------------- what is known before
+
+
+def test_pictures_of_train_in_other_splits_are_named(own_pictures, capsys):
+    shutil.copy(own_pictures / "train" / "a" / "train_0.jpg", own_pictures / "test" / "b" / "x.jpg")
+    shutil.copy(own_pictures / "valid" / "a" / "valid_0.jpg", own_pictures / "test" / "b" / "y.jpg")
+    size = (own_pictures / "train" / "b" / "train_1.jpg").stat().st_size
+    (own_pictures / "valid" / "b" / "as large.jpg").write_bytes(bytes(size))
+    assert utils.foresee(utils.read_data_folder(own_pictures)) == {}
+    [warning] = capsys.readouterr().err.splitlines()
+    assert "1 pictures of valid or test are in train" in warning
+    assert warning.endswith("test/b/x.jpg (train/a/train_0.jpg)")
+
+
+def test_files_are_read_only_where_another_split_has_one_as_large(locked_folder):
+    locked_folder.chmod(0o755)
+    root = make_pictures(locked_folder / "pictures", ("a",), 1, 1, 1)
+    for split, name, size in (("train", "one", 9), ("train", "two", 7), ("valid", "as two", 7)):
+        path = root / split / "a" / name
+        path.write_bytes(bytes(size))
+        path.chmod(0)
+    data = utils.read_data_folder(root)
+    with not_root():
+        failures = utils.foresee(data)
+    shutil.rmtree(root)
+    assert set(failures) == {"train/a/two", "valid/a/as two"}
+    assert all("Permission denied" in why for why in failures.values())
+
+
+def test_what_is_no_picture_by_its_size_or_kind_is_known_before(own_pictures, capsys):
+    (own_pictures / "test" / "a" / "empty.jpg").touch()
+    os.mkfifo(own_pictures / "test" / "a" / "pipe.jpg")
+    data = utils.read_data_folder(own_pictures)
+    failures = utils.foresee(data)
+    assert set(failures) == {"test/a/empty.jpg", "test/a/pipe.jpg"}
+    left = utils.leave_out(data, failures)
+    assert (left.paths["test"], left.labels["test"]) == (
+        ["test/a/test_0.jpg", "test/b/test_0.jpg"],
+        [0, 1],
+    )
+    assert left.paths["train"] == data.paths["train"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("left out" in line for line in lines)
+    with pytest.raises(UserError, match="empty.jpg: empty"):
+        utils.leave_out(data, failures, strict=True)
+
+
+@pytest.mark.parametrize(("split", "word"), [("train", "train/b: none"), ("valid", "valid: none")])
+def test_nothing_left_is_an_error(own_pictures, split, word):
+    data = utils.read_data_folder(own_pictures)
+    failures = {p: f"{p}: bad" for p in data.paths[split] if split == "valid" or "/b/" in p}
+    with pytest.raises(UserError, match=word):
+        utils.leave_out(data, failures)
 
 
 def empty(folder):
@@ -337,19 +444,209 @@ def test_a_picture_is_turned_upright(tmp_path):
     assert image.getpixel((20, 50)) == (0, 0, 255)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "1", "LA", "RGBA", "P", "CMYK", "I;16"])
-def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
-    red = Image.new("RGB", (30, 20), (255, 0, 0))
-    path = tmp_path / ("picture.jpg" if mode == "CMYK" else "picture.png")
-    if mode == "I;16":
-        Image.fromarray(np.full((20, 30), 40_000, np.uint16)).save(path)
-    else:
-        red.convert(mode).save(path, **({"transparency": 0} if mode == "P" else {}))
-    image = utils.load_image(path)
-    assert (image.mode, image.size) == ("RGB", (30, 20))
-    if mode in ("RGB", "RGBA", "P", "CMYK"):
-        pixel = np.array(image.getpixel((15, 10)), int)
-        assert abs(pixel - (255, 0, 0)).max() <= 3
+# What each number of EXIF says (its standard, tag 0x0112), as steps from upright to stored: mirror
+# left and right, then turn to the left so many times by a quarter.
+ORIENTATIONS = {1: (0, 0), 2: (1, 0), 3: (0, 2), 4: (1, 2), 5: (1, 1), 6: (0, 1), 7: (1, 3)}
+ORIENTATIONS[8] = (0, 3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("number", ORIENTATIONS)
+def test_every_orientation_is_turned_upright(tmp_path, number, suffix):
+    upright = np.array(draw(2, 7, 64, 48).resize((192, 144), Image.Resampling.BICUBIC))
+    mirror, turns = ORIENTATIONS[number]
+    stored = np.rot90(upright[:, ::-1] if mirror else upright, turns)
+    exif = Image.Exif()
+    exif[0x0112] = number
+    options = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}
+    path = tmp_path / f"picture.{suffix}"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, **options.get(suffix, {}))
+    found = np.array(utils.load_image(path), int)
+    assert found.shape == upright.shape
+    difference = abs(found - upright)
+    assert difference.max() <= (40 if suffix == "jpg" else 0) and difference.mean() < 2
+
+
+RGB = np.array(draw(2, 3, 40, 30))
+GREY = RGB[..., 1]
+DEEP = (np.arange(1200).reshape(30, 40) * 54 + 100).astype(np.uint16)  # 100 to 64,846
+ALPHA = np.linspace(0, 255, 1200).astype(np.uint8).reshape(30, 40)
+
+
+def white_behind(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, 2)
+    share = alpha[..., None] / 255
+    return pixels * share + 255 * (1 - share)
+
+
+def png(path, pixels: np.ndarray, colour_type: int, transparent: bytes = b"") -> None:
+    """Write 16 bits a channel, which Pillow does for grey alone."""
+    height, width = pixels.shape[:2]
+    rows = pixels.astype(">u2").reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    for name, body in ((b"IHDR", header), (b"tRNS", transparent), (b"IDAT", data), (b"IEND", b"")):
+        if body or name == b"IEND":
+            checksum = zlib.crc32(name + body)
+            content += struct.pack(">I", len(body)) + name + body + struct.pack(">I", checksum)
+    path.write_bytes(content)
+
+
+def save(pixels, mode=None, **options):
+    """A function that saves pixels (or an image) in a format."""
+
+    def into(path):
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        (image.convert(mode) if mode else image).save(path, **options)
+
+    return into
+
+
+def palette() -> Image.Image:
+    return Image.fromarray(RGB).quantize(16)
+
+
+def paletted(transparent: dict[int, int]) -> np.ndarray:
+    """What `palette()` looks like, its entries with this alpha, on white."""
+    image = palette()
+    alpha = np.full(256, 255, np.uint8)
+    alpha[list(transparent)] = list(transparent.values())
+    return white_behind(np.array(image.convert("RGB")), alpha[np.array(image)])
+
+
+def two_frames(**options):
+    other = Image.fromarray(255 - RGB)
+    return save(RGB, save_all=True, append_images=[other], **options)
+
+
+KINDS = {  # format and mode: how it is written, how it should look, by how much it may differ
+    "png RGB": (save(RGB, format="png"), RGB, 0),
+    "png L": (save(GREY, format="png"), GREY, 0),
+    "png L, transparent": (
+        save(GREY, format="png", transparency=int(GREY[0, 0])),
+        np.where(GREY == GREY[0, 0], 255, GREY),
+        0,
+    ),
+    "png 1": (save(GREY > 128, format="png"), (GREY > 128) * 255, 0),
+    "png LA": (
+        save(np.dstack([GREY, ALPHA]), format="png"),
+        white_behind(GREY, ALPHA),
+        1,
+    ),
+    "png RGBA": (save(np.dstack([RGB, ALPHA]), format="png"), white_behind(RGB, ALPHA), 1),
+    "png P": (save(palette(), format="png"), paletted({}), 0),
+    "png P, one transparent": (save(palette(), format="png", transparency=3), paletted({3: 0}), 0),
+    "png P, alpha": (
+        save(palette(), format="png", transparency=bytes([255, 9, 200, 0])),
+        paletted({1: 9, 2: 200, 3: 0}),
+        1,
+    ),
+    "png I;16": (save(DEEP, format="png"), DEEP / 257, 1),
+    "png I;16, transparent": (
+        lambda path: png(path, DEEP, 0, struct.pack(">H", DEEP[3, 4])),
+        np.where(DEEP == DEEP[3, 4], 255, DEEP / 257),
+        1,
+    ),
+    "png 16-bit RGB": (lambda path: png(path, RGB * 257.0, 2), RGB, 0),
+    "png 16-bit LA": (
+        lambda path: png(path, np.dstack([GREY, ALPHA]) * 257.0, 4),
+        white_behind(GREY, ALPHA),
+        1,
+    ),
+    "png 16-bit RGBA": (
+        lambda path: png(path, np.dstack([RGB, ALPHA]) * 257.0, 6),
+        white_behind(RGB, ALPHA),
+        1,
+    ),
+    "gif, two frames": (two_frames(format="gif"), None, 0),
+    "gif, transparent": (save(palette(), format="gif", transparency=3), paletted({3: 0}), 0),
+    "webp, two frames": (two_frames(format="webp", lossless=True), RGB, 0),
+    "webp RGBA": (
+        save(np.dstack([RGB, ALPHA]), format="webp", lossless=True, exact=True),
+        white_behind(RGB, ALPHA),
+        1,
+    ),
+    "bmp RGB": (save(RGB, format="bmp"), RGB, 0),
+    "tiff RGB": (save(RGB, format="tiff", compression="tiff_lzw"), RGB, 0),
+    "tiff RGBA": (save(np.dstack([RGB, ALPHA]), format="tiff"), white_behind(RGB, ALPHA), 1),
+    "tiff I;16": (save(DEEP, format="tiff"), DEEP / 257, 1),
+    "tiff I;16B": (save(DEEP.astype(">u2"), format="tiff"), DEEP / 257, 1),
+    "tiff I": (save(DEEP.astype(np.int32), format="tiff"), DEEP / 257, 1),
+    "tiff I, 32 bits": (
+        save(DEEP.astype(np.int32) * 30_000 - 10**9, format="tiff"),
+        (DEEP - 100) / (DEEP.max() - 100) * 255,
+        1,
+    ),
+    "tiff F, 0-1": (save(np.float32(DEEP / 65535), format="tiff"), DEEP / 257, 1),
+    "tiff F, 0-255": (save(np.float32(GREY), format="tiff"), GREY, 0),
+    "tiff F, not numbers": (
+        save(np.float32(np.where(DEEP % 5, DEEP / 65535, np.nan)), format="tiff"),
+        np.where(DEEP % 5, DEEP / 257, 0),
+        1,
+    ),
+    "tiff CMYK": (save(RGB, "CMYK", format="tiff"), RGB, 1),
+    "tiff YCbCr": (save(RGB, "YCbCr", format="tiff"), RGB, 3),
+    "tiff LAB": (save(RGB, "LAB", format="tiff"), RGB, 20),
+    "ppm, 16 bits": (
+        lambda path: path.write_bytes(b"P5 40 30 65535\n" + DEEP.astype(">u2").tobytes()),
+        DEEP / 257,
+        1,
+    ),
+    "jpeg L": (save(GREY, format="jpeg", quality=98), GREY, 12),
+    "jpeg RGB": (save(RGB, format="jpeg", quality=98, subsampling=0), RGB, 12),
+    "jpeg CMYK, as Adobe": (save(RGB, "CMYK", format="jpeg", quality=98), RGB, 20),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_picture_becomes_rgb_whatever_it_is_called(tmp_path, kind):
+    write, expected, tolerance = KINDS[kind]
+    path = tmp_path / "written"
+    write(path)
+    if expected is None:  # colours were reduced: what it looks like without other frames
+        Image.fromarray(RGB).save(tmp_path / "one", format="gif")
+        with Image.open(tmp_path / "one") as one:
+            expected = np.array(one.convert("RGB"))
+    expected = np.broadcast_to(np.float64(expected).reshape(30, 40, -1), (30, 40, 3))
+    for name in ("picture.jpg", "picture.png", "picture.txt", "picture"):
+        image = utils.load_image(path.rename(tmp_path / name))
+        path = tmp_path / name
+        assert (image.mode, image.size) == ("RGB", (40, 30))
+        difference = np.array(image, int) - expected.round()
+        assert abs(difference).max() <= tolerance
+
+
+@pytest.mark.parametrize("mode", ["HSV", "RGBX", "PA", "RGBa"])
+def test_modes_that_only_some_formats_have_become_rgb(mode):
+    image = palette() if mode == "PA" else Image.fromarray(RGB)
+    expected = np.array(image.convert("RGB"), int)
+    image = image.convert("RGBA").convert(mode) if mode == "RGBa" else image.convert(mode)
+    difference = abs(np.array(utils._to_rgb(image), int) - expected)
+    assert difference.max() <= (12 if mode == "HSV" else 0)
+
+
+def test_metadata_that_is_broken_spoils_no_picture(tmp_path):
+    draw(0, 1).save(tmp_path / "odd.png", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\1" * 50)
+    assert utils.load_image(tmp_path / "odd.png").tobytes() == draw(0, 1).tobytes()
+
+
+def test_a_line_of_a_picture_does_not_fill_the_memory(tmp_path):
+    """Its short side, 1 pixel, becomes 256; its long side would become 15 million."""
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("this system does not tell how much memory a process has")
+    Image.new("L", (60_000, 1), 200).save(tmp_path / "line.png")
+    program = """
+import resource, sys, utils
+with open("/proc/self/statm") as file:
+    limit = int(file.read().split()[0]) * resource.getpagesize() + 2**30
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+view = utils.plain_view(utils.load_image(sys.argv[1]))
+assert view.shape == (3, 224, 224) and (view == 200).all()
+"""
+    command = [sys.executable, "-c", program, tmp_path / "line.png"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("turned", [1, 6])
@@ -372,8 +669,22 @@ def cut_off(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
+def bomb(path):
+    """A small file that says to be 100,000 pixels high and wide."""
+    draw(0, 0).save(path, format="png")
+    content = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", 100_000, 100_000) + content[24:29]
+    path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+
+
 BROKEN_PICTURES = {
     "missing": lambda path: None,
+    "too large": bomb,
+    "EPS": lambda path: path.write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n\n{}loop"
+    ),
+    "not a file": lambda path: os.mkfifo(path),
+    "it": lambda path: path.symlink_to(path.name),
     "empty": lambda path: path.touch(),
     "text": lambda path: path.write_text("no picture at all"),
     "cut off": cut_off,
@@ -386,8 +697,29 @@ BROKEN_PICTURES = {
 def test_a_file_that_is_no_picture_is_named(tmp_path, case, suffix):
     path = tmp_path / f"broken.{suffix}"
     BROKEN_PICTURES[case](path)
-    with pytest.raises(UserError, match=str(path)):
+    with pytest.raises(UserError, match=str(path)) as error:
         utils.load_image(path)
+    assert case in str(error.value) or case in ("missing", "text", "cut off", "folder")
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if "two frames" not in k])
+def test_a_picture_that_lost_its_end_is_refused(tmp_path, kind):
+    write, path = KINDS[kind][0], tmp_path / "whole"
+    write(path)
+    content = path.read_bytes()
+    for left in range(0, len(content) * 3 // 4, len(content) // 12):
+        (tmp_path / "cut").write_bytes(content[:left])
+        with pytest.raises(UserError, match="cut: "):
+            utils.load_image(tmp_path / "cut")
+
+
+def test_a_picture_that_may_not_be_read_is_named(locked_folder):
+    draw(0, 0).save(locked_folder / "mine.png")
+    (locked_folder / "mine.png").chmod(0)
+    locked_folder.chmod(0o755)
+    with pytest.raises(UserError, match="mine.png: cannot read it: Permission"), not_root():
+        utils.load_image(locked_folder / "mine.png")
+    (locked_folder / "mine.png").unlink()
 
 
 def transforms_like_torchvision(image):
