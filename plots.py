@@ -84,7 +84,8 @@ def confusion_matrix(labels: np.ndarray, answers: np.ndarray, names: Sequence[st
     figure = _figure(1.06 * side + room + 1.5, side + (room if n > 5 else 0.5) + 1.2)
     ax = figure.subplots()
     shares = counts / counts.sum(1, keepdims=True).clip(1)  # a row without images stays 0
-    # By its root, so that one mistake among many images shows, too.
+    # By the root of shares, so that one mistake among many images shows, too. The figure's size
+    # makes cells nearly square: a fixed aspect can make the layout cut labels off.
     drawn = ax.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto")
     bar = figure.colorbar(drawn, aspect=30, ticks=[0, 0.05, 0.2, 0.5, 1])
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1))

@@ -193,6 +193,7 @@ def test_the_confusion_matrix_counts_and_names(look, num_classes):
     assert numbers == {(row, column): str(counts[row, column]) for row, column in shown}
     sizes = [tick.get_size() for tick in ax.get_xticklabels() + ax.get_yticklabels()]
     assert min(sizes) >= 7  # points; smaller is not legible
+    assert ax.bbox.width == pytest.approx(ax.bbox.height, rel=0.15)  # cells are nearly square
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 17])
@@ -202,7 +203,9 @@ def test_long_names_and_categories_without_images_fit_a_confusion_matrix(look, n
     _, texts = look(figure)
     assert sum("…" in text for text in texts) >= num_classes
     shares = figure.axes[0].images[0].get_array()
+    assert np.isfinite(np.ma.getdata(shares)).all()
     assert shares[1, :2].tolist() == [0.5, 0.5] and shares.sum() == 1
+    look(plots.confusion_matrix(np.array([1]), np.array([0]), [LONG, *OXFORD[1:num_classes]]))
 
 
 def test_an_answer_without_a_name_is_an_error():
