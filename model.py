@@ -33,7 +33,7 @@ from torchvision import models
 
 from utils import CROP, PATIENCE, UserError, patience, shorten
 
-FORMAT_VERSION = 3  # 1 and 2 had features of the whole image only
+FORMAT_VERSION = 4  # 1 and 2 had features of the whole image only, 3 some that were 0
 # What a file of `torch.save` may call.
 HARMLESS = (
     r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)|torch \w+Storage"

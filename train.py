@@ -32,6 +32,7 @@ import utils
 from features import Features
 from model import (
     ARCHITECTURES,
+    FORMAT_VERSION,
     PARTS,
     Backbone,
     Classifier,
@@ -495,9 +496,14 @@ class Unfinished:
         self.folder = checkpoint.with_name(f"{checkpoint.name}.unfinished")
         self.path = self.folder / "state.pth"
         self.arguments = {name: value for name, value in vars(args).items() if name != "resume"}
+        self.arguments["format_version"] = FORMAT_VERSION
         self.features, self.content, self.written = "", None, -math.inf
         if args.resume and self.path.exists():
-            self.content = load_file(self.path, "state of an interrupted run")
+            what = "state of an interrupted run"
+            # A copy: a file that is mapped cannot be replaced everywhere.
+            self.content = copy.deepcopy(load_file(self.path, what))
+            if not isinstance(self.content, dict) or "arguments" not in self.content:
+                raise UserError(f"{self.path}: not the {what}; delete it")
             before = self.content["arguments"]
             for name, value in self.arguments.items():
                 if before.get(name) != value:

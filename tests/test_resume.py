@@ -119,6 +119,16 @@ def test_pictures_that_have_changed_since_are_noticed(call, tmp_path, monkeypatc
     assert call("train.py", *words(data, tmp_path, 2)).returncode == 130
 
 
+def test_rubbish_is_not_gone_on_from(data, call, tmp_path):
+    kept = tmp_path / "model.pth.unfinished" / "state.pth"
+    kept.parent.mkdir()
+    for rubbish in (b"rubbish", b""):
+        kept.write_bytes(rubbish)
+        assert_error(call("train.py", *words(data, tmp_path, 2), "--resume"), kept)
+    torch.save([1, 2], kept)
+    assert_error(call("train.py", *words(data, tmp_path, 2), "--resume"), kept)
+
+
 def test_nothing_to_go_on_from_is_said(data, call, tmp_path):
     done = call("train.py", *words(data, tmp_path, 2), "--resume")
     assert done.returncode == 0
