@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import math
 import os
+import signal
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
@@ -256,6 +257,7 @@ def extract(
         batch_size=pictures,
         num_workers=workers,
         collate_fn=_collate,
+        worker_init_fn=_leave_signals,
         generator=torch.Generator(),  # so that torch's own is left alone
         pin_memory=device.type == "cuda",
     )
@@ -309,6 +311,12 @@ class _Pictures(Dataset):
         except UserError as error:
             nothing = torch.empty(0, 3, CROP, CROP, dtype=torch.uint8)
             return Batch([], (nothing,), dict.fromkeys(indices, str(error)))
+
+
+def _leave_signals(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which come to all processes, to the one that started this."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _collate(batches: list[Batch]) -> Batch:

@@ -406,7 +406,11 @@ def save_file(content: dict, path: str | os.PathLike) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: cannot write it: {error}") from error
+        # torch turns what the system says into a RuntimeError of its own.
+        why = next(
+            (e.strerror for e in (error, error.__context__) if hasattr(e, "strerror")), error
+        )
+        raise UserError(f"{path}: cannot write it: {why}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -103,6 +103,19 @@ def test_a_stopped_run_says_how_to_go_on(data, tmp_path, number, status, word):
     assert rest[: len(epochs) + len(rest) - many] == epochs[many - len(rest) :]
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_extraction_is_stopped_in_one_line(tmp_path, number, status):
+    data = make_pictures(tmp_path / "data", ("a", "b"), 40, 1, 1)
+    process = start(data, tmp_path)
+    wait_for(lambda: list((tmp_path / "cache").glob("*/*.features")), process)
+    os.killpg(process.pid, number)  # the process that decodes gets it, too
+    _, err = process.communicate(timeout=LONG)
+    assert process.returncode == status
+    *before, line = err.splitlines()
+    assert all(message.startswith("features: ") for message in before)
+    assert line.endswith("--resume goes on from there")
+
+
 def test_pictures_that_have_changed_since_are_noticed(call, tmp_path, monkeypatch):
     data = make_pictures(tmp_path / "data", ("a", "b"), 3, 1, 1)
 
@@ -151,7 +164,7 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(data, call, tmp_path):
         text=True,
         timeout=LONG,
     )
-    assert_error(done, tmp_path / "model.pth", "cannot write")
+    assert_error(done, tmp_path / "model.pth", "cannot write", "File too large")
     assert (tmp_path / "model.pth").read_bytes() == before
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["cache", "model.pth", "model.pth.unfinished"]
