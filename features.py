@@ -77,7 +77,9 @@ class Features:
     def _read(
         self, name: str, rows: torch.Tensor, parts: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """They are read, not mapped: how much of a mapped file counts as this process's memory is
+        """The field `name` of some records in float32; of features, one part of each if asked.
+
+        They are read, not mapped: how much of a mapped file counts as this process's memory is
         for the system to say, and may come to the whole set.
         """
         field_type, offset = self.dtype.fields[name]

@@ -300,6 +300,7 @@ def descend(
             part.load_state_dict(state[name])
         history, best_state = state["history"], state["best_state"]
         torch.set_rng_state(state["random"])
+    best = max(map(quality, history), default=None)
     for epoch in epochs[len(history) - epochs.start + 1 :]:
         model.train()
         total = 0.0
@@ -321,9 +322,9 @@ def descend(
             )
         row = {"epoch": epoch, "train_loss": train_loss}
         row |= {"valid_loss": valid["loss"], "valid_accuracy": valid["accuracy"]}
-        is_best = all(quality(row) > quality(earlier) for earlier in history)
+        is_best = best is None or quality(row) > best
         if is_best:
-            best_state = copy.deepcopy(model.state_dict())
+            best, best_state = quality(row), copy.deepcopy(model.state_dict())
         history.append(row)
         report(row, is_best)
         state = {name: part.state_dict() for name, part in moving.items()}

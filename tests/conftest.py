@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+import features
 import model
 import predict
 import train
@@ -187,6 +188,13 @@ def small_backbone(seed: int = 0) -> model.Backbone:
     backbone.num_features = 2 * 64 + 2 * 128
     model.load_weights(backbone, "vgg13", "none", seed)
     return backbone
+
+
+def extract(root, views, cache, backbone=None, **changes) -> features.Features:
+    """`features.extract` by a small backbone, in this process, unless told otherwise."""
+    settings = {"means": utils.MEANS, "stds": utils.STDS, "cache": cache, "workers": 0}
+    settings |= {"device": torch.device("cpu"), "precision": torch.float32}
+    return features.extract(backbone or small_backbone(), str(root), views, **settings | changes)
 
 
 def state_of(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ from conftest import (
     assert_error,
     backbone_of,
     draw,
+    extract,
     make_pictures,
     not_root,
     run,
@@ -37,13 +38,6 @@ from model import PARTS, Backbone
 from utils import UserError
 
 CPU = torch.device("cpu")
-
-
-def extract(root, views, cache, backbone=None, **changes):
-    """`features.extract` by one layer of a VGG, in this process, unless told otherwise."""
-    settings = {"means": utils.MEANS, "stds": utils.STDS, "cache": cache, "workers": 0}
-    settings |= {"device": CPU, "precision": torch.float32}
-    return features.extract(backbone or small_backbone(), str(root), views, **settings | changes)
 
 
 def values(kept: features.Features) -> torch.Tensor:

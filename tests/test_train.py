@@ -17,6 +17,7 @@ from conftest import (
     assert_error,
     backbone_of,
     draw,
+    extract,
     make_pictures,
     not_root,
     run,
@@ -158,13 +159,15 @@ def test_the_temperature_stays_within_bounds():
     assert train.fit_temperature(logits, torch.tensor([1, 2, 0])) == max(train.TEMPERATURES)
 
 
+def keep_in(folder):
+    """A `keep` of `fit` that writes each epoch's state into a file of its own."""
+    return lambda state: torch.save(state, folder / f"{state['history'][-1]['epoch']}.pth")
+
+
 def test_fitting_goes_on_to_the_same_bits(made_up, tmp_path):
     rows = (torch.arange(30), torch.arange(30, 40))
 
-    def keep(state):
-        torch.save(state, tmp_path / f"{state['history'][-1]['epoch']}.pth")
-
-    head, history = fit(made_up, *rows, keep=keep)
+    head, history = fit(made_up, *rows, keep=keep_in(tmp_path))
     for epoch in (1, 6, 10):
         state = torch.load(tmp_path / f"{epoch}.pth", weights_only=True)
         again, whole = fit(made_up, *rows, state=state, seed=epoch)
@@ -229,26 +232,11 @@ class Tunable(NamedTuple):
     best: dict
 
 
-def extract(backbone, root, paths, cache):
-    """The features and maps of pictures' plain views."""
-    return features.extract(
-        backbone,
-        str(root),
-        [(path, 0) for path in paths],
-        means=utils.MEANS,
-        stds=utils.STDS,
-        cache=cache,
-        device=torch.device("cpu"),
-        precision=torch.float32,
-        workers=0,
-        maps=True,
-    )
-
-
 @pytest.fixture
 def tunable(pictures, tmp_path):
     backbone, data = small_backbone(), utils.read_data_folder(pictures)
-    kept = extract(backbone, pictures, data.paths["train"] + data.paths["valid"], tmp_path)
+    views = [(path, 0) for path in data.paths["train"] + data.paths["valid"]]
+    kept = extract(pictures, views, tmp_path, backbone, maps=True)
     labels = torch.tensor(data.labels["train"] + data.labels["valid"])
     rows = torch.arange(len(labels)).split(len(data.labels["train"]))
     torch.manual_seed(0)
@@ -293,11 +281,8 @@ def test_fine_tuning_trains_the_last_block_and_the_head_alone(tunable, pictures)
 def test_fine_tuning_goes_on_to_the_same_bits(tunable, tmp_path):
     begun = copy.deepcopy((tunable.backbone, tunable.head))
 
-    def keep(state):
-        torch.save(state, tmp_path / f"{state['history'][-1]['epoch']}.pth")
-
     torch.manual_seed(1)
-    history = fine_tune(tunable, keep=keep)
+    history = fine_tune(tunable, keep=keep_in(tmp_path))
     tuned = copy.deepcopy((tunable.backbone.state_dict(), tunable.head.state_dict()))
     for epoch in (2, 4, 5):
         again = tunable._replace(backbone=begun[0], head=begun[1])
@@ -322,7 +307,8 @@ def test_mirrored_maps_are_those_of_the_mirror_image(tmp_path):
     image = draw(0, 1)
     image.save(tmp_path / "image.png")
     ImageOps.mirror(image).save(tmp_path / "mirror.png")
-    kept = extract(backbone, tmp_path, ["image.png", "mirror.png"], tmp_path / "cache")
+    views = [("image.png", 0), ("mirror.png", 0)]
+    kept = extract(tmp_path, views, tmp_path / "cache", backbone, maps=True)
     tuned, rows = train.TunedFeatures(backbone, kept, torch.float32), torch.arange(2)
     found = tuned.mirrored(rows, torch.tensor([True, False]))
     torch.testing.assert_close(found[0], found[1], rtol=0.02, atol=0.02)
