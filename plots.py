@@ -14,8 +14,9 @@ import textwrap
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -203,10 +204,13 @@ def heat_map(image: Picture, heat: np.ndarray, name: str) -> Figure:
     _show(left, image, "the image", size=12)
     grey = Image.fromarray(np.asarray(image)).convert("L")  # all colour is heat
     _show(right, grey, _fold(f"what speaks for {name}", 42), size=12)
-    extent = right.images[0].get_extent()
-    look = {"interpolation": "bicubic", "cmap": "inferno", "alpha": 0.55, "vmin": 0, "vmax": 1}
-    drawn = right.imshow(heat, extent=extent, **look)
-    bar = figure.colorbar(drawn, ax=right, shrink=0.8, ticks=[0, 1])
+    colours = colormaps["plasma"](np.linspace(0.2, 1, 256))
+    colours[:, 3] = (
+        0.8 * np.linspace(0, 1, 256) ** 0.5
+    )  # where there is no heat, nothing lies on it
+    look = {"cmap": ListedColormap(colours), "vmin": 0, "vmax": 1, "interpolation": "bicubic"}
+    drawn = right.imshow(heat, extent=right.images[0].get_extent(), **look)
+    bar = figure.colorbar(drawn, ax=right, shrink=0.8, panchor=False, ticks=[0, 1])
     bar.ax.set_yticklabels(["nothing", "most"])
     return figure
 

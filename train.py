@@ -37,6 +37,7 @@ from model import (
     Backbone,
     Classifier,
     Head,
+    category_metrics,
     load_file,
     load_weights,
     metrics,
@@ -53,6 +54,8 @@ TAIL_RATE, HEAD_RATE = 0.1, 0.1  # of fine-tuning, in shares of --learning_rate
 PAUSE = 2  # seconds at least between two states that an interrupted run could go on from
 PICTURES = 8  # in a step of fine-tuning
 MIRRORED_PARTS = [PARTS.index((top, round(1 - left - side, 3), side)) for top, left, side in PARTS]
+MISTAKES = 12  # that the gallery shows at most
+REPORT = ("history.csv", "categories.csv", "curves.png", "confusion.png", "mistakes.png")
 FINE_TUNE = "train the last block too, for so many more epochs (%(default)s)"
 TEMPERATURES = [2 ** (step / 20) for step in range(-40, 41)]  # 1/4 to 4
 
@@ -89,6 +92,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=number(0), default=0, help="of all that is random (%(default)s)")
     add = parser.add_argument_group("machine").add_argument
     add("--save_dir", default=CHECKPOINT, help="file or folder (%(default)s)")
+    add("--category_names", help=f"JSON file, category: name ({utils.CATEGORY_NAMES}, if there)")
+    add("--no_report", action="store_true", help="write no tables and pictures beside it")
     add("--resume", action="store_true", help="go on where the same command was interrupted")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
     add("--precision", choices=utils.PRECISIONS, default="auto", help="(%(default)s)")
@@ -393,6 +398,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
     backbone, views, cache = Backbone(args.arch), [], args.cache_dir
     if rank == 0:
         path = checkpoint_path(args.save_dir)
+        names = utils.load_category_names(args.category_names)
         if args.download:
             utils.download_flowers(args.data_dir, args.split)
         data = utils.read_data_folder(args.data_dir)
@@ -405,8 +411,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
         if args.no_cache:
             cache = unfinished.folder
         load_weights(backbone, args.arch, args.weights, args.seed)
-        views = [(picture, view) for picture in data.paths["train"] for view in range(args.views)]
-        views += [(picture, 0) for split in ("valid", "test") for picture in data.paths[split]]
+        views = list_views(data, args.views)
     kept = features.extract(
         backbone,
         args.data_dir,
@@ -446,11 +451,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
     best = max(history, key=quality)
     if best["epoch"] > args.epochs:
         kept = TunedFeatures(backbone, kept, precision)
-    valid_logits = compute_logits(head, kept, rows["valid"])
-    temperature = fit_temperature(valid_logits, labels[rows["valid"]])
-    test_logits = compute_logits(head, kept, rows["test"])
-    raw_ece = metrics(test_logits, labels[rows["test"]])["ece"]
-    test = metrics(test_logits / temperature, labels[rows["test"]])
+    temperature, probs, test = evaluate(head, kept, labels, rows)
     model = Classifier(
         backbone,
         head,
@@ -462,11 +463,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
         temperature=temperature,
         history={
             "epoch": best["epoch"],
-            "metrics": {
-                **best,
-                **{f"test_{name}": value for name, value in test.items()},
-                "test_ece_without_temperature": raw_ece,
-            },
+            "metrics": {**best, **test},
             "arguments": vars(args),
         },
     )
@@ -474,13 +471,104 @@ def train(args: argparse.Namespace, rank: int) -> None:
     unfinished.remove()
     print(
         f"{left_out}"
-        f"best epoch {best['epoch']}: test accuracy {test['accuracy']:.1%} ({len(rows['test'])} "
-        f"pictures), top-5 {test['top5_accuracy']:.1%}, mean of the categories "
-        f"{test['class_accuracy']:.1%}\n"
-        f"calibration error {test['ece']:.1%} at temperature {temperature:.2f} "
-        f"({raw_ece:.1%} without)\n"
-        f"saved {path}; to use it: python predict.py --input PICTURE --checkpoint {path}"
+        f"best epoch {best['epoch']}: test accuracy {test['test_accuracy']:.1%} ({len(probs)} "
+        f"pictures), top-5 {test['test_top5_accuracy']:.1%}, mean of the categories "
+        f"{test['test_class_accuracy']:.1%}\n"
+        f"calibration error {test['test_ece']:.1%} at temperature {temperature:.2f} "
+        f"({test['test_ece_without_temperature']:.1%} without)\n"
+        f"saved {path}; to use it: python predict.py --input PICTURE --checkpoint {path}",
+        flush=True,
     )
+    if not args.no_report:
+        files = [views[row][0] for row in rows["test"]]
+        write_report(path, history, data, files, labels[rows["test"]], probs, names)
+
+
+def list_views(data: utils.DataFolder, count: int) -> list[features.View]:
+    """The views that a training needs: `count` of each picture of train, then the plain others."""
+    views = [(picture, view) for picture in data.paths["train"] for view in range(count)]
+    return views + [(picture, 0) for split in ("valid", "test") for picture in data.paths[split]]
+
+
+def evaluate(
+    head: Head,
+    kept: Features | TunedFeatures,
+    labels: torch.Tensor,
+    rows: dict[str, torch.Tensor],
+) -> tuple[float, torch.Tensor, dict[str, float]]:
+    """Fit the temperature on valid, and judge a fitted head on test.
+
+    Args:
+        labels: (len(kept),) int64.
+        rows: those of each split.
+
+    Returns:
+        The temperature, the probabilities (N, num_classes) of the N pictures of test, and their
+        `metrics`, as "test_accuracy" and so on, with "test_ece_without_temperature".
+    """
+    temperature = fit_temperature(compute_logits(head, kept, rows["valid"]), labels[rows["valid"]])
+    logits, truth = compute_logits(head, kept, rows["test"]), labels[rows["test"]]
+    judged = metrics(logits / temperature, truth)
+    judged["ece_without_temperature"] = metrics(logits, truth)["ece"]
+    probs = (logits / temperature).softmax(1)
+    return temperature, probs, {f"test_{name}": value for name, value in judged.items()}
+
+
+def write_report(
+    checkpoint: Path,
+    history: list[dict],
+    data: utils.DataFolder,
+    files: list[str],
+    labels: torch.Tensor,
+    probs: torch.Tensor,
+    names: dict[str, str],
+) -> None:
+    """Write tables and pictures of a training beside its checkpoint; see REPORT.
+
+    Args:
+        files, labels, probs: the paths in `data` of test's N pictures, the (N,) indices of their
+            categories, and what was answered, (N, num_classes).
+        names: of categories; one that is not in it keeps its folder's name.
+
+    Raises:
+        UserError: a file cannot be written, or one of the pictures is there no more.
+    """
+    import plots  # here, because it takes a second
+
+    paths = [checkpoint.with_suffix(f".{name}") for name in REPORT]
+    shown = [names.get(category, category) for category in data.class_to_idx]
+    utils.write_table(paths[0], [list(history[0]), *(list(row.values()) for row in history)])
+    rows = category_table(data.class_to_idx, shown, labels, probs)
+    utils.write_table(paths[1], [list(rows[0]), *(list(row.values()) for row in rows)])
+    best = max(history, key=quality)["epoch"]
+    utils.save_figure(plots.learning_curves(history, best), paths[2])
+    utils.save_figure(plots.confusion_matrix(labels, probs.argmax(1), shown), paths[3])
+    worst = confident_mistakes(labels, probs)
+    gallery = plots.mistakes_gallery(
+        [utils.load_thumbnail(os.path.join(data.root, files[i])) for i in worst],
+        [files[i] for i in worst],
+        [shown[labels[i]] for i in worst],
+        [shown[probs[i].argmax()] for i in worst],
+        [probs[i].max().item() for i in worst],
+    )
+    utils.save_figure(gallery, paths[4])
+    print(f"report: {', '.join(path.name for path in paths)} in {checkpoint.parent}")
+
+
+def category_table(
+    categories: Sequence[str], names: Sequence[str], labels: torch.Tensor, probs: torch.Tensor
+) -> list[dict]:
+    """A row a category: "category", "name" and its `category_metrics`."""
+    measured = category_metrics(labels, probs.argmax(1), len(names))
+    places = zip(categories, names, measured, strict=True)
+    return [{"category": category, "name": name, **row} for category, name, row in places]
+
+
+def confident_mistakes(labels: torch.Tensor, probs: torch.Tensor) -> list[int]:
+    """The places of wrong answers among labels (N,), the most confident first; MISTAKES at most."""
+    confidence, answers = probs.max(1)
+    wrong = (answers != labels).nonzero()[:, 0]
+    return wrong[confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES].tolist()
 
 
 class Unfinished:

@@ -37,6 +37,7 @@ RESIZE, CROP = 256, 224  # pixels; torchvision's VGG16_Weights.IMAGENET1K_V1.tra
 MEANS = [0.485, 0.456, 0.406]  # of ImageNet's red, green and blue, range 0-1; same source
 STDS = [0.229, 0.224, 0.225]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")  # of a backbone; "auto" chooses
+CATEGORY_NAMES = "cat_to_name.json"  # where names are looked for, if no other file is named
 PATIENCE = 20  # seconds that a host may take to answer
 CROP_SCALE = (0.5, 1.0)  # share of a picture's area that a random view shows
 LONGEST = 64  # times its short side, that a plain view looks at
@@ -406,12 +407,19 @@ def _course_split(pictures: list[tuple[str, str, int]]) -> list[tuple[str, str, 
     return chosen
 
 
-def load_category_names(path: str | os.PathLike) -> dict[str, str]:
+def load_category_names(path: str | os.PathLike | None = None) -> dict[str, str]:
     """Read a JSON file that maps category folders to names, such as `cat_to_name.json`.
+
+    Args:
+        path: None looks for CATEGORY_NAMES in the working folder; without it, there are no names.
 
     Raises:
         UserError: the file is missing, no JSON, or something else than an object of strings.
     """
+    if path is None:
+        path = CATEGORY_NAMES
+        if not os.path.exists(path):
+            return {}
     try:
         names = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -474,6 +482,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def load_thumbnail(path: str | os.PathLike) -> Image.Image:
+    """A picture for people to look at, of 512 pixels at most; see `load_image`."""
+    image = load_image(path)
+    image.thumbnail((512, 512))
+    return image
 
 
 def plain_view(image: Image.Image) -> torch.Tensor:
@@ -707,6 +722,20 @@ def write_table(path: str | os.PathLike, rows: Iterable[Sequence[str]]) -> None:
             csv.writer(file).writerows(rows)
     except OSError as error:
         raise UserError(f"{path}: cannot write it: {error.strerror}") from error
+
+
+def save_figure(figure, path: str | os.PathLike) -> None:
+    """Write a figure of `plots`; the ending says what kind of file it becomes: .png, .pdf, .svg.
+
+    Raises:
+        UserError: it cannot be written, or the ending is none of those.
+    """
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write it: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: cannot write it: {shorten([str(error)])}") from error
 
 
 def shorten(words: Iterable[str], limit: int = 5) -> str:

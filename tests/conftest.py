@@ -78,7 +78,7 @@ def table_rows(text: str) -> list[tuple[int, float, str, str]]:
     assert re.split(r" {2,}", lines[0].strip()) == ["rank", "probability", "name", "category"]
     found = []
     for line in lines[1:]:
-        rank, percent, name, category = re.split(r" {2,}", line.strip())
+        rank, percent, name, category = re.split(r" {2,}", line.strip().rstrip("█ "))
         assert re.fullmatch(r"\d+\.\d%", percent)
         found.append((int(rank), float(percent[:-1]), name, category))
     return found
@@ -253,7 +253,7 @@ def train_again(trained, weights_file, call, tmp_path):
     path = tmp_path / "again.pth"
 
     def with_flags(*flags):
-        fixed = ("--weights", weights_file, "--workers", 0, "--save_dir", path)
+        fixed = ("--weights", weights_file, "--workers", 0, "--save_dir", path, "--no_report")
         return call("train.py", *trained.flags, *fixed, *flags), path
 
     yield with_flags

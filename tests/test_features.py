@@ -440,7 +440,7 @@ def few(tmp_path_factory):
     folder = tmp_path_factory.mktemp("few")
     make_pictures(folder / "data", ("a", "b"), 3, 1, 1)
     (folder / "data" / "train" / "b" / "broken.jpg").write_text("no picture")
-    flags = ("--data_dir", folder / "data", "--output_cat", 2, "--weights", "none")
+    flags = ("--data_dir", folder / "data", "--output_cat", 2, "--weights", "none", "--no_report")
     done = run("train.py", *flags, "--no_cache", "--save_dir", folder / "1.pth", env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     yield flags, folder / "1.pth"
@@ -495,7 +495,7 @@ def many(pictures, tmp_path):
     """A training that takes long enough to be disturbed: flags, cache and checkpoint."""
     cache, checkpoint = tmp_path / "cache", tmp_path / "checkpoint.pth"
     flags = ("--data_dir", pictures, "--output_cat", 4, "--weights", "none", "--epochs", 2)
-    flags += ("--cache_dir", cache, "--save_dir", checkpoint)
+    flags += ("--cache_dir", cache, "--save_dir", checkpoint, "--no_report")
     yield flags, cache, checkpoint
     checkpoint.unlink(missing_ok=True)
 

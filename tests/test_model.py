@@ -12,11 +12,20 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import LONG, ROOT, backbone_of, not_root, same_bits
+from conftest import LONG, ROOT, backbone_of, not_root, same_bits, small_backbone
 from torchvision import models
 
 import model
-from model import PARTS, Backbone, Classifier, Head, UserError
+from model import (
+    PARTS,
+    Backbone,
+    Classifier,
+    Head,
+    UserError,
+    category_metrics,
+    heat_map,
+    pool_parts,
+)
 
 # ---------------------------------------------------------------- the network
 
@@ -131,6 +140,63 @@ def test_metrics_are_what_they_say():
         },
         rel=1e-5,
     )
+
+
+def test_category_metrics_are_what_they_say():
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    answers = torch.tensor([0, 0, 1, 1, 0, 0])
+    rows = category_metrics(labels, answers, 4)
+    assert [row["images"] for row in rows] == [3, 2, 1, 0]
+    for row, precision, recall, f1 in zip(
+        rows,
+        [1 / 2, 1 / 2, math.nan, math.nan],
+        [2 / 3, 1 / 2, 0, math.nan],
+        [4 / 7, 1 / 2, 0, math.nan],
+        strict=True,
+    ):
+        assert row["precision"] == pytest.approx(precision, nan_ok=True)
+        assert row["recall"] == pytest.approx(recall, nan_ok=True)
+        assert row["f1"] == pytest.approx(f1, nan_ok=True)
+
+
+def test_the_heat_is_what_hiding_a_place_costs():
+    """With a head that is linear in averages, the heat is each place's part of the logit."""
+    torch.manual_seed(0)
+    backbone = small_backbone()
+    head = Head(384, 8, 3, 3, 0.5).eval()
+    image = torch.randn(3, 32, 32)
+    arguments = {"arch": "vgg13", "class_to_idx": {"a": 0, "b": 1, "c": 2}, "image_size": 32}
+    model = Classifier(backbone, head, **arguments, means=[0] * 3, stds=[1] * 3).eval()
+    with torch.inference_mode():  # as in a prediction
+        heat = heat_map(model, image, 1)
+        features, maps = backbone.features_and_maps(image[None])
+        maps = backbone.last_block(maps).float()
+    assert heat.shape == maps.shape[2:] and heat.dtype == torch.float32
+    assert heat.min() == 0 and heat.max() == 1
+    assert not torch.equal(heat, heat_map(model, image, 2))
+
+    def logit(maps):
+        second = pool_parts(maps)
+        whole = torch.cat([features[..., : -second.shape[2]], second], 2)
+        return head(whole).mean(1)[0, 1].item()
+
+    # A little less of a place costs the logit in proportion to its heat.
+    costs = torch.zeros_like(heat)
+    for y in range(heat.shape[0]):
+        for x in range(heat.shape[1]):
+            less = maps.clone()
+            less[..., y, x] *= 0.999
+            costs[y, x] = logit(maps) - logit(less)
+    costs = costs.relu() / costs.max()
+    assert (costs - heat).abs().max() < 0.05
+
+
+def test_where_nothing_speaks_for_a_category_there_is_no_heat():
+    head = Head(384, 8, 2, 2, 0.5).eval()
+    torch.nn.init.zeros_(head.layers[-1].weight)
+    arguments = {"arch": "vgg13", "class_to_idx": {"a": 0, "b": 1}, "image_size": 32}
+    model = Classifier(small_backbone(), head, **arguments, means=[0] * 3, stds=[1] * 3).eval()
+    assert torch.equal(heat_map(model, torch.randn(3, 32, 32), 0), torch.zeros(8, 8))
 
 
 def test_gaps_within_a_bin_cancel_out():

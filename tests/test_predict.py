@@ -3,15 +3,19 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import CATEGORIES, LONG, ROOT, all_pictures, assert_error, run, table_rows
+from PIL import Image
 from torchvision.models import VGG16_Weights
 
+import plots
 import predict
 import utils
 from model import load_checkpoint
@@ -75,6 +79,60 @@ def test_more_than_there_are_gives_all(ask):
     found = table_rows(ask("--top_k", 10**6).stdout)
     assert sorted(category for *_, category in found) == sorted(CATEGORIES)
     assert sum(percent for _, percent, *_ in found) == pytest.approx(100, abs=0.3)
+
+
+def test_bars_are_as_long_as_probabilities(ask):
+    lines = ask("--top_k", 4).stdout.splitlines()
+    for line, (_, percent, *_) in zip(lines[1:], table_rows("\n".join(lines)), strict=True):
+        assert abs(line.count("█") - percent * predict.BAR / 100) < 0.51
+        assert line == line.rstrip()
+
+
+def test_a_terminal_without_blocks_gets_other_bars(trained, pictures):
+    flags = ("--input", pictures / "test" / "2" / "test_0.jpg", "--checkpoint", trained.checkpoint)
+    done = run("predict.py", *flags, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and re.search("  #+$", done.stdout) and "\\" not in done.stdout
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize("top_k", [1, 4])
+def test_a_plot_and_a_heat_map_are_drawn(ask, tmp_path, top_k):
+    plot, heat = tmp_path / "plot.png", tmp_path / "heat.jpg"
+    done = ask("--top_k", top_k, "--plot", plot, "--heatmap", heat)
+    assert done.returncode == 0 and done.stdout == ask("--top_k", top_k).stdout
+    for path, kind in ((plot, "PNG"), (heat, "JPEG")):
+        with Image.open(path) as image:
+            assert image.format == kind and min(image.size) > 300
+            assert len(image.convert("RGB").getcolors(10**7)) > 100
+
+
+def test_the_heat_map_is_of_the_likeliest_category(trained, pictures, ask, tmp_path):
+    path = pictures / "test" / "2" / "test_0.jpg"
+    model = load_checkpoint(trained.checkpoint)
+    model.backbone.to(utils.select_precision(torch.device("cpu")))
+    [[best]] = predict.predict(model, [path], names=utils.load_category_names())
+    seen, heat = predict.explain(model, path, best.category)
+    assert np.array_equal(seen, utils.plain_view(utils.load_image(path)).permute(1, 2, 0))
+    other = next(category for category in CATEGORIES if category != best.category)
+    assert not np.array_equal(heat, predict.explain(model, path, other)[1])
+    assert ask("--top_k", 3, "--heatmap", tmp_path / "asked.png").returncode == 0
+    utils.save_figure(plots.heat_map(seen, heat, best.name), tmp_path / "drawn.png")
+    asked, drawn = (
+        np.asarray(Image.open(tmp_path / name).convert("RGB"), int)
+        for name in ("asked.png", "drawn.png")
+    )
+    assert np.abs(asked - drawn).max() <= 8  # layers in channels_last round otherwise
+
+
+@pytest.mark.parametrize("flag", ["--plot", "--heatmap"])
+@pytest.mark.parametrize("name", ["no folder/a.png", "a.what", "folder.png"])
+def test_a_figure_that_cannot_be_written_is_named(ask, tmp_path, flag, name):
+    (tmp_path / "folder.png").mkdir()
+    done = ask(flag, tmp_path / name)
+    assert_error(done, tmp_path / name)
+    assert len(table_rows(done.stdout)) == 1  # the answer is there
 
 
 # ---------------------------------------------------------------- names

@@ -23,7 +23,7 @@ def data(tmp_path_factory):
 def words(data, folder, epochs=100):
     """The arguments of a training that writes `folder/model.pth`."""
     flags = ("--data_dir", data, "--output_cat", 2, "--weights", "none", "--arch", "vgg13")
-    flags += ("--epochs", epochs, "--workers", 1, "--cache_dir", folder / "cache")
+    flags += ("--epochs", epochs, "--workers", 1, "--cache_dir", folder / "cache", "--no_report")
     return [*flags, "--save_dir", folder / "model.pth"]
 
 

@@ -26,7 +26,7 @@ from conftest import (
     state_of,
     table_rows,
 )
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from torch.nn.functional import cross_entropy
 
 import features
@@ -35,6 +35,8 @@ import train
 import utils
 from model import PARTS, Head, metrics
 from utils import UserError
+
+REPORT = ["history.csv", "categories.csv", "curves.png", "confusion.png", "mistakes.png"]
 
 
 def head_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -356,9 +358,10 @@ def test_the_command_says_what_it_found_and_what_it_does(trained, pictures):
             r"+valid accuracy +\d+\.\d%",
             line,
         )
-    assert re.search(r"test accuracy \d+\.\d% .*top-5 \d+\.\d%, mean of .* \d+\.\d%$", lines[-3])
-    assert re.search(r"error \d+\.\d% at temperature \d\.\d\d \(\d+\.\d% without", lines[-2])
-    assert f"--checkpoint {trained.checkpoint}" in lines[-1]
+    assert re.search(r"test accuracy \d+\.\d% .*top-5 \d+\.\d%, mean of .* \d+\.\d%$", lines[-4])
+    assert re.search(r"error \d+\.\d% at temperature \d\.\d\d \(\d+\.\d% without", lines[-3])
+    assert f"--checkpoint {trained.checkpoint}" in lines[-2]
+    assert all(name in lines[-1] for name in REPORT)
 
 
 def test_into_a_file_progress_is_plain_lines(trained):
@@ -439,7 +442,7 @@ def test_flags_of_the_head_count_and_need_no_new_features(trained, train_again, 
 
 def test_without_a_cache_the_same_seed_gives_the_same_bits(own_pictures, call, tmp_path):
     flags = ("--data_dir", own_pictures, "--output_cat", 2, "--weights", "none", "--no_cache")
-    flags += ("--cache_dir", tmp_path / "cache")
+    flags += ("--cache_dir", tmp_path / "cache", "--no_report")
     states = []
     for workers in (0, 2):
         path = tmp_path / f"{workers}.pth"
@@ -466,6 +469,82 @@ def test_vgg13_and_one_view_of_one_picture_a_category(call, tmp_path):
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2
 
 
+# ---------------------------------------------------------------- the report
+
+
+def read_csv(path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_report_is_written_beside_the_checkpoint_and_named_after_it(trained):
+    beside = {path.name for path in trained.checkpoint.parent.iterdir()}
+    assert beside == {"model.pth", *(f"model.{name}" for name in REPORT)}
+    for name in REPORT[2:]:
+        with Image.open(trained.checkpoint.with_suffix(f".{name}")) as image:
+            assert image.format == "PNG" and min(image.size) > 100
+            assert len(image.convert("RGB").getcolors(10**7)) > 20  # something is drawn
+
+
+def test_the_history_has_the_epochs_that_were_printed(trained):
+    rows = read_csv(trained.checkpoint.with_suffix(".history.csv"))
+    lines = [line for line in trained.done.stdout.splitlines() if line.startswith("epoch ")]
+    assert len(rows) == len(lines) == 8
+    for row, line in zip(rows, lines, strict=True):
+        number, *values = map(float, row.values())
+        assert list(row) == ["epoch", "train_loss", "valid_loss", "valid_accuracy"]
+        shown = [f"{values[0]:.3f}", f"{values[1]:.3f}", f"{values[2]:.1%}"]
+        assert re.findall(r"[\d.]+%?", line) == [f"{number:.0f}", "8", *shown]
+
+
+def test_the_categories_add_up_to_the_test_accuracy(trained, pictures):
+    rows = read_csv(trained.checkpoint.with_suffix(".categories.csv"))
+    oxford = utils.load_category_names()  # the tests run beside cat_to_name.json
+    assert [(row["category"], row["name"]) for row in rows] == [
+        (category, oxford.get(category, category)) for category in CATEGORIES
+    ]
+    assert [row["images"] for row in rows] == ["2"] * len(CATEGORIES)
+    metrics = torch.load(trained.checkpoint, weights_only=True)["metrics"]
+    right = sum(float(row["recall"]) * 2 for row in rows)
+    assert right == pytest.approx(8 * metrics["test_accuracy"])
+
+
+def test_names_in_the_report_are_those_that_were_asked_for(trained, weights_file, call, tmp_path):
+    (tmp_path / "names.json").write_text('{"1": "one", "2": "two $ & two"}')
+    flags = ("--category_names", tmp_path / "names.json", "--save_dir", tmp_path / "c.pth")
+    done = call("train.py", *trained.flags, "--weights", weights_file, *flags)
+    assert done.returncode == 0, done.stderr
+    rows = read_csv(tmp_path / "c.categories.csv")
+    assert [row["name"] for row in rows] == ["one", "10", "two $ & two", "x y"]
+    (tmp_path / "c.pth").unlink()
+
+
+def test_without_a_report_the_checkpoint_stands_alone(train_again):
+    done, path = train_again()  # with --no_report
+    assert done.returncode == 0 and "report:" not in done.stdout
+    assert [other for other in path.parent.iterdir() if other.name.startswith("again")] == [path]
+
+
+def test_a_report_that_cannot_be_written_is_named_and_the_checkpoint_is_safe(
+    trained, weights_file, call, tmp_path
+):
+    (tmp_path / "c.confusion.png").mkdir()
+    flags = ("--weights", weights_file, "--save_dir", tmp_path / "c.pth")
+    assert_error(call("train.py", *trained.flags, *flags), "c.confusion.png")
+    assert same_bits(state_of(tmp_path / "c.pth"), state_of(trained.checkpoint))
+    (tmp_path / "c.pth").unlink()
+
+
+def test_the_most_confident_mistakes_come_first():
+    probs = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9]])
+    labels = torch.tensor([0, 0, 0, 1, 0])
+    assert train.confident_mistakes(labels, probs) == [4, 2, 3, 1]
+    many = probs[[2]].expand(50, 2)
+    worst = train.confident_mistakes(torch.zeros(50, dtype=int), many)
+    assert worst == list(range(train.MISTAKES))
+    assert train.confident_mistakes(probs.argmax(1), probs) == []
+
+
 # ---------------------------------------------------------------- broken pictures
 
 
@@ -473,7 +552,7 @@ def test_a_broken_picture_is_left_out_and_named(own_pictures, call, tmp_path):
     (own_pictures / "train" / "a" / "broken one.jpg").write_text("no picture")
     (own_pictures / "test" / "b" / "broken two.jpg").touch()
     flags = ("--weights", "none", "--workers", 0, "--cache_dir", tmp_path / "cache", "--epochs", 1)
-    flags += ("--save_dir", tmp_path / "c.pth")
+    flags += ("--save_dir", tmp_path / "c.pth", "--no_report")
     done = call("train.py", "--data_dir", own_pictures, "--output_cat", 2, *flags)
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
