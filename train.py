@@ -167,7 +167,7 @@ def fit(
     return descend(
         head,
         loss,
-        len(train_rows) * len(PARTS),
+        labels[train_rows].repeat_interleave(len(PARTS)),
         lambda: metrics(compute_logits(head, kept, valid_rows), labels[valid_rows]),
         learning_rate=learning_rate,
         shares=[(head, 1.0)],
@@ -220,7 +220,7 @@ def fine_tune(
     history = descend(
         model,
         loss,
-        len(train_rows),
+        labels[train_rows],
         lambda: metrics(compute_logits(head, tuned, valid_rows, PICTURES), labels[valid_rows]),
         learning_rate=learning_rate,
         shares=[(model[0], TAIL_RATE), (head, HEAD_RATE)],
@@ -263,7 +263,7 @@ class TunedFeatures:
 def descend(
     model: nn.Module,
     loss_of: Callable[[torch.Tensor], torch.Tensor],
-    samples: int,
+    labels: torch.Tensor,
     evaluate: Callable[[], dict[str, float]],
     *,
     learning_rate: float,
@@ -278,7 +278,8 @@ def descend(
     """SGD under a one-cycle schedule (Smith & Topin 2018); the best epoch's weights stay.
 
     Args:
-        loss_of: from the numbers (B,) of some of `samples` samples, their mean loss.
+        loss_of: from the numbers (B,) of some of the samples, their mean loss.
+        labels: (samples,) int64; see `balanced_order`.
         evaluate: the validation set's `metrics`.
         shares: parts of the model, and the share of the learning rate that each gets.
         epochs: their numbers.
@@ -296,6 +297,8 @@ def descend(
         fused=next(model.parameters()).device.type == "cpu",  # a step takes less than half the time
     )
     # One step more than is taken: the last rate is next to 0, and might be the only one.
+    categories = len(labels.unique())
+    samples = categories * math.ceil(len(labels) / categories)  # as in `balanced_order`
     steps = len(epochs) * math.ceil(samples / batch_size) + 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps)
     moving = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -309,7 +312,7 @@ def descend(
     for epoch in epochs[len(history) - epochs.start + 1 :]:
         model.train()
         total = 0.0
-        for some in torch.randperm(samples).split(batch_size):
+        for some in balanced_order(labels).split(batch_size):
             loss = loss_of(some)
             optimizer.zero_grad()
             loss.backward()
@@ -337,6 +340,24 @@ def descend(
         keep(state | {"first_epoch": epochs.start})
     model.load_state_dict(best_state)
     return history
+
+
+def balanced_order(labels: torch.Tensor) -> torch.Tensor:
+    """Numbers of samples, in random order, for an epoch: as many of each category.
+
+    A large category's samples do not all come then, and a small one's come several times. That is
+    0.9 points of accuracy where 40 pictures stand against 4 (benchmarks/README.md), at no cost.
+    """
+    counts = torch.bincount(labels)
+    counts = counts[counts > 0]
+    if (counts == counts[0]).all():
+        return torch.randperm(len(labels))
+    each, chosen = math.ceil(len(labels) / len(counts)), []
+    for own in labels.argsort(stable=True).split(counts.tolist()):
+        times = math.ceil(each / len(own))
+        chosen.append(torch.cat([own[torch.randperm(len(own))] for _ in range(times)])[:each])
+    order = torch.cat(chosen)
+    return order[torch.randperm(len(order))]
 
 
 def quality(row: dict) -> tuple[float, float]:
@@ -421,7 +442,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
         cache=cache,
         device=device,
         precision=precision,
-        workers=default_workers(device) if args.workers is None else args.workers,
+        workers=utils.default_workers(device) if args.workers is None else args.workers,
         maps=args.fine_tune > 0,
         strict=args.strict,
     )
@@ -732,12 +753,6 @@ def seconds_per_view(args: argparse.Namespace, pictures: list[str]) -> float:
             backbone(utils.normalize(view.to(device), args.means, args.stds)).cpu()
             times.append(time.perf_counter() - start)
     return statistics.median(times[1:])  # the first one prepares kernels
-
-
-def default_workers(device: torch.device) -> int:
-    """How many processes decode: as many as cores, half as many where the backbone needs them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(16, max(1, cores // 2 if device.type == "cpu" else cores))
 
 
 def label_rows(

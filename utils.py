@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import glob
 import hashlib
 import json
 import math
@@ -137,6 +138,74 @@ def list_pictures(data_dir: str | os.PathLike) -> dict[str, dict[str, list[str]]
         counts = [f"{sum(map(len, found[s].values()))} {s}" for s in SPLITS]
         warn(f"{root}: no {' or '.join(missing)} folder: split by content: {', '.join(counts)}")
     return {split: found[split] for split in SPLITS}
+
+
+def list_labelled(root: str | os.PathLike, class_to_idx: dict[str, int]) -> list[tuple[str, int]]:
+    """The paths of a labelled folder's pictures, each with the index of its category.
+
+    Args:
+        root: has a sub-folder a category; or it is a data folder, whose test split is meant.
+
+    Raises:
+        UserError: there is no picture, or a category that `class_to_idx` lacks.
+    """
+    if not os.path.isdir(root):
+        raise UserError(f"{root}: no such folder")
+    if os.path.isdir(Path(root, "train")) and os.path.isdir(Path(root, "test")):
+        root = Path(root, "test")
+    found = _list_categories(Path(root), "")
+    unknown = [category for category in found if category not in class_to_idx]
+    if unknown:
+        raise UserError(f"{root}: the checkpoint does not know {shorten(unknown)}")
+    labelled = [
+        (os.path.join(root, path), class_to_idx[category])
+        for category, paths in found.items()
+        for path in paths
+    ]
+    if not labelled:
+        raise UserError(f"{root}: no pictures in its categories")
+    return labelled
+
+
+def find_pictures(inputs: Iterable[str]) -> Iterator[str]:
+    """The paths that `--input` means, one by one; whether they are pictures shows later.
+
+    A folder means all files in it and below, in string order, but what is hidden. Folders that are
+    links are not gone into, since they may lead to where one came from. A pattern, "photos/*.jpg"
+    or "**/*.png", means what matches, in string order; "-" a list on standard input, a line each.
+    """
+    for word in inputs:
+        if word == "-":
+            if hasattr(sys.stdin, "reconfigure"):
+                sys.stdin.reconfigure(errors="surrogateescape")
+            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+        elif os.path.isdir(word):
+            yield from _below(word)
+        elif is_pattern(word):
+            found = sorted(glob.glob(word, recursive=True))
+            for path in found or [word]:
+                yield from _below(path) if os.path.isdir(path) else [path]
+        else:
+            yield word
+
+
+def is_pattern(word: str) -> bool:
+    """Whether it is a pattern, and no file's name."""
+    return glob.has_magic(word) and not os.path.lexists(word)
+
+
+def _below(folder: str) -> Iterator[str]:
+    """The files in a folder and below; one that cannot be looked into stands for itself."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+    except OSError:
+        yield folder
+        return
+    for name, is_folder in entries:
+        path = os.path.join(folder, name)
+        if name[0] != "." and not (os.path.islink(path) and os.path.isdir(path)):
+            yield from _below(path) if is_folder else [path]
 
 
 def _list_categories(root: Path, prefix: str) -> dict[str, list[str]]:
@@ -570,6 +639,12 @@ def select_precision(device: torch.device, name: str = "auto") -> torch.dtype:
         able = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
         native = able.get("avx512_bf16") or able.get("amx_bf16")
     return torch.bfloat16 if native else torch.float32
+
+
+def default_workers(device: torch.device) -> int:
+    """How many decode: as many as cores, half as many where the backbone needs them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(16, max(1, cores // 2 if device.type == "cpu" else cores))
 
 
 # ---------------------------------------------------------------- the command line

@@ -29,6 +29,7 @@ FEWER = 5  # training pictures a category, in the second column
 UNEVEN = (4, 40)  # of the smallest and the largest category, in the third
 COLUMNS = ("all training pictures", f"{FEWER} a category", f"{UNEVEN[0]} to {UNEVEN[1]}")
 ALL = slice(None)
+BALANCED_ORDER = train.balanced_order
 VARIANTS = {
     "the defaults": {},
     "the whole picture alone": {"parts": slice(1)},
@@ -49,7 +50,7 @@ VARIANTS = {
     "1024 hidden units": {"hidden_units": 1024},
     "dropout 0.25": {"dropout": 0.25},
     "20 epochs": {"epochs": 20},
-    "smaller categories repeated": {"repeat": True},
+    "categories as they come": {"balanced": False},
 }
 
 parser = argparse.ArgumentParser(
@@ -108,6 +109,11 @@ def some_of(rows: torch.Tensor, labels: torch.Tensor, column: int, seed: int) ->
     return torch.cat([rows[labels[rows] == label][:size] for label, size in enumerate(sizes)])
 
 
+def unbalanced_order(labels: torch.Tensor) -> torch.Tensor:
+    """In place of `train.balanced_order`: each sample once."""
+    return torch.randperm(len(labels))
+
+
 def accuracy(
     kept: torch.Tensor,
     labels: torch.Tensor,
@@ -115,7 +121,7 @@ def accuracy(
     seed: int,
     *,
     column: int = 0,
-    repeat: bool = False,
+    balanced: bool = True,
     columns=ALL,
     parts=ALL,
     power: float = 1.0,
@@ -131,9 +137,7 @@ def accuracy(
     """Accuracy (fraction 0-1) on the pictures that `held_out` (N,) bool leaves to it."""
     kept = kept[:, :, parts][..., columns].pow(power)
     rows = some_of((~held_out).nonzero()[:, 0], labels, column, seed)
-    if repeat:
-        counts = labels[rows].bincount()
-        rows = rows.repeat_interleave((counts.max() / counts).round().long()[labels[rows]])
+    train.balanced_order = BALANCED_ORDER if balanced else unbalanced_order
     train.LABEL_SMOOTHING, train.MAX_NORM, train.PARTS = smoothing, max_norm, PARTS[parts]
     torch.manual_seed(seed)
     classes = int(labels.max()) + 1

@@ -105,7 +105,8 @@ def test_loss_and_accuracy_are_means_over_rows_for_any_batch_size(made_up, batch
 
 
 def test_the_losses_are_means_over_rows(made_up):
-    rows = torch.arange(30)  # in batches of 7: the last one is smaller
+    rows = torch.cat([(made_up[1] == category).nonzero()[:9, 0] for category in range(3)])
+    assert len(rows) == 27  # in batches of 7: the last one is smaller
     head, [row] = fit(made_up, rows, rows, epochs=1, learning_rate=1e-12, dropout=0.0)
     with torch.inference_mode():
         logits = head(made_up[2][rows]).flatten(0, 1)  # of each part
@@ -180,6 +181,21 @@ def test_fitting_goes_on_to_the_same_bits(made_up, tmp_path):
 def test_a_loss_that_is_no_number_is_an_error_with_advice(made_up):
     with pytest.raises(UserError, match="--learning_rate smaller than 1e\\+30"):
         fit(made_up, torch.arange(30), torch.arange(30, 40), learning_rate=1e30)
+
+
+def test_categories_of_any_size_are_seen_equally_often():
+    torch.manual_seed(0)
+    labels = torch.tensor([2] * 3 + [0] * 40 + [2] * 2 + [5] * 15)  # one category has none
+    order = train.balanced_order(labels)
+    assert torch.bincount(labels[order]).tolist() == [20, 0, 20, 0, 0, 20]
+    counts = torch.bincount(order, minlength=60)
+    assert counts[labels == 2].tolist() == [4] * 5  # all of them, equally often
+    assert counts[labels == 0].max() == 1
+    assert set(counts[labels == 5].tolist()) == {1, 2}
+    assert (labels[order[:20]] == labels[order[0]]).float().mean() < 0.8  # mixed
+    assert not torch.equal(order, train.balanced_order(labels))
+    even = torch.arange(12) % 3
+    assert sorted(train.balanced_order(even).tolist()) == list(range(12))
 
 
 @pytest.mark.parametrize(("rows", "batch_size"), [(1, 1), (1, 100), (3, 2), (3, 100), (8, 1)])
