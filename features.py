@@ -18,7 +18,7 @@ import os
 import signal
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -455,6 +455,36 @@ def _from_first_process(backbone: Backbone, work: list, precision: torch.dtype) 
             for tensor in backbone.state_dict().values():
                 dist.broadcast(tensor, 0)
     return box[0], box[1]
+
+
+def deal(items: Iterable, work: Callable[[Iterable], Iterable], hand: int) -> Iterator:
+    """`work(items)`; under torchrun, the first process deals items out and gets all results.
+
+    Args:
+        items: of the first process; it gets the results in their order, the others get none.
+        work: gives a result for each item, in their order.
+        hand: how many items a process gets at a time.
+
+    Raises:
+        UserError: another process has ended.
+    """
+    if not dist.is_initialized():
+        yield from work(items)
+        return
+    first, size, items = dist.get_rank() == 0, dist.get_world_size(), iter(items)
+    while True:
+        box = [None]
+        if first:
+            box = [[list(itertools.islice(items, hand)) for _ in range(size)]]
+        with _other_processes():
+            dist.broadcast_object_list(box)
+        if not box[0][0]:
+            return
+        done, gathered = list(work(box[0][dist.get_rank()])), [None] * size if first else None
+        with _other_processes():
+            dist.gather_object(done, gathered)
+        for results in gathered or ():
+            yield from results
 
 
 def _gather(batches: Iterator[Batch], steps: int) -> Iterator[Batch]:

@@ -9,8 +9,13 @@ Knows nothing of folders of pictures, of command lines and of plots.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
+import importlib
 import io
+import json
+import logging
 import os
 import pickle
 import pickletools
@@ -21,9 +26,10 @@ import tarfile
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -31,7 +37,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import models
 
-from utils import CROP, PATIENCE, UserError, patience, shorten
+from utils import CROP, PATIENCE, RESIZE, UserError, patience, shorten
 
 FORMAT_VERSION = 4  # 1 and 2 had features of the whole image only, 3 some that were 0
 # What a file of `torch.save` may call.
@@ -442,7 +448,12 @@ def convert_jax_weights(content: bytes) -> dict[str, torch.Tensor]:
 
 
 def save_file(content: dict, path: str | os.PathLike) -> None:
-    """`torch.save` into a temporary file beside `path`, flushed, then moved into place.
+    """`torch.save` into a file, as a whole or not at all; see `replace_file`."""
+    replace_file(path, lambda file: torch.save(content, file))
+
+
+def replace_file(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it, then move it into place.
 
     Whatever happens, `path` is the old file or the new one, whole.
 
@@ -450,11 +461,11 @@ def save_file(content: dict, path: str | os.PathLike) -> None:
         UserError: it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            torch.save(content, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -465,7 +476,8 @@ def save_file(content: dict, path: str | os.PathLike) -> None:
         )
         raise UserError(f"{path}: cannot write it: {why}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or in what is no folder
+            temporary.unlink()
 
 
 def load_file(path: str | os.PathLike, what: str):
@@ -642,3 +654,174 @@ def _check_plain(content: dict) -> None:
 def _within(low: float, high: float, *values) -> bool:
     """Whether all are numbers from `low` to `high`; one that is no number (NaN) is not."""
     return all(type(value) in (int, float) and low <= value <= high for value in values)
+
+
+# ---------------------------------------------------------------- ONNX
+
+ONNX_PACKAGES = ("onnx", "onnxscript")
+OPSET = 18  # of ONNX's operators; fixed, so that the file does not depend on torch's version
+ONNX_BATCH = 4  # pictures that onnxruntime gets at once
+PREPROCESSING = (
+    "Turn the picture upright (EXIF) and make it RGB, transparency on white. Resize its short side "
+    f"to {RESIZE} pixels, bilinear with antialiasing. Cut out the middle {CROP} x {CROP} pixels. "
+    f"Pass them as uint8 (0-255), channels first: (N, 3, {CROP}, {CROP}). "
+    "Do not normalise: the model does."
+)
+
+
+class _Whole(nn.Module):
+    """A float32 copy of a classifier on the CPU, from pixels to probabilities."""
+
+    def __init__(self, model: Classifier, means: Sequence[float], stds: Sequence[float]):
+        super().__init__()
+        how = {"dtype": torch.float32, "memory_format": torch.contiguous_format}
+        self.classifier = copy.deepcopy(model).to(device="cpu", **how)
+        for name, values in (("means", means), ("stds", stds)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None])
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, 224, 224) uint8 -> probabilities (N, num_classes) float32."""
+        # As `utils.normalize`, which looks at the deviations' values: no exporter can follow that.
+        normal = (images.float() / 255 - self.means) / self.stds
+        return (self.classifier(normal) / self.classifier.temperature).softmax(1)
+
+
+def save_onnx(
+    model: Classifier,
+    path: str | os.PathLike,
+    names: dict[str, str],
+    means: Sequence[float] | None = None,
+    stds: Sequence[float] | None = None,
+) -> None:
+    """Write a classifier as one ONNX file, as a whole or not at all; the model stays as it is.
+
+    Its input "images" is (N, 3, 224, 224) uint8, RGB, for any N; its output "probabilities"
+    (N, num_classes) float32, in the order of `class_to_idx`. It computes in float32. Weights that
+    were rounded to bfloat16 stay rounded: give it a model as `load_checkpoint` returns it.
+
+    Args:
+        names: category folder -> name; one that is not in it keeps its folder's name.
+        means, stds: instead of the checkpoint's.
+
+    Raises:
+        UserError: onnx or onnxscript is missing, the exporter fails, or the file cannot be written.
+    """
+    import_optional("--to_onnx", *ONNX_PACKAGES)
+    means, stds = list(means or model.means), list(stds or model.stds)
+    try:
+        with _quiet():
+            proto = _export(_Whole(model, means, stds))
+            _strip(proto)
+            for key, value in _metadata(model, names, means, stds).items():
+                proto.metadata_props.add(key=key, value=value)
+            content = proto.SerializeToString(deterministic=True)
+    except Exception as error:  # versions that do not go together, or more than protobuf's 2 GB
+        why = f"{type(error).__name__}: {shorten([str(error)])}"
+        raise UserError(f"{path}: the ONNX exporter of torch failed: {why}") from error
+    replace_file(path, lambda file: file.write(content))
+
+
+def _export(whole: _Whole):
+    """The onnx.ModelProto of a whole model."""
+    # Of two images: some exporters take the number of one image for a constant.
+    images = torch.zeros(2, 3, CROP, CROP, dtype=torch.uint8)
+    return torch.onnx.export(
+        whole,
+        (images,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+        input_names=["images"],
+        output_names=["probabilities"],
+        opset_version=OPSET,
+    ).model_proto
+
+
+def _strip(proto) -> None:
+    """Take out what the exporter notes for its developers, such as paths on this machine."""
+    graph = proto.graph
+    nodes = [node for holder in (graph, *proto.functions) for node in holder.node]
+    values = [*graph.initializer, *graph.input, *graph.output, *graph.value_info]
+    for part in (proto, graph, *proto.functions, *nodes, *values):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+
+
+def _metadata(
+    model: Classifier, names: dict[str, str], means: Sequence[float], stds: Sequence[float]
+) -> dict[str, str]:
+    """What an ONNX file tells about a model; what is no plain text is JSON."""
+    categories = sorted(model.class_to_idx, key=model.class_to_idx.__getitem__)
+    return {
+        "categories": json.dumps(categories),  # the folders' names, by index
+        "names": json.dumps([names.get(category, category) for category in categories]),
+        "preprocessing": PREPROCESSING,
+        "arch": model.arch,
+        "format_version": str(FORMAT_VERSION),  # of the checkpoint
+        # What is done inside; range 0-1, of red, green and blue.
+        "means": json.dumps(means),
+        "stds": json.dumps(stds),
+        "temperature": json.dumps(model.temperature),
+    }
+
+
+def onnx_probabilities(path: str | os.PathLike, views: torch.Tensor) -> torch.Tensor:
+    """What onnxruntime makes of the file that `save_onnx` wrote, on the CPU.
+
+    Args:
+        views: (N, 3, 224, 224) uint8.
+
+    Returns:
+        Probabilities (N, num_classes) float32.
+
+    Raises:
+        UserError: onnxruntime is missing, or the file, or it is none that onnxruntime can run.
+    """
+    [runtime] = import_optional("--to_onnx with --input", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # an error becomes an exception: it need not be printed, too
+    options.intra_op_num_threads = torch.get_num_threads()  # not as many as the machine has
+    try:
+        content = Path(path).read_bytes()
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        batches = [{"images": batch.numpy()} for batch in views.cpu().split(ONNX_BATCH)]
+        probs = [session.run(["probabilities"], batch)[0] for batch in batches]
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
+    except Exception as error:
+        why = shorten([str(error)])
+        raise UserError(f"{path}: not a model that onnxruntime can run: {why}") from error
+    return torch.from_numpy(np.concatenate(probs))
+
+
+def import_optional(what: str, *packages: str) -> list:
+    """Packages that only `what` needs, imported.
+
+    Raises:
+        UserError: one of them is missing, or does not work here.
+    """
+    try:
+        with _quiet():
+            return [importlib.import_module(package) for package in packages]
+    except ImportError as error:
+        noun = "package" if len(packages) == 1 else "packages"
+        needed = f"{noun} {' and '.join(packages)}: pip install {' '.join(packages)}"
+        raise UserError(f"{what} needs the {needed}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let a package that talks a lot print, log and warn into the void."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            open(os.devnull, "w", encoding="utf-8") as void,
+            contextlib.redirect_stdout(void),
+            contextlib.redirect_stderr(void),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -205,9 +205,7 @@ def heat_map(image: Picture, heat: np.ndarray, name: str) -> Figure:
     grey = Image.fromarray(np.asarray(image)).convert("L")  # all colour is heat
     _show(right, grey, _fold(f"what speaks for {name}", 42), size=12)
     colours = colormaps["plasma"](np.linspace(0.2, 1, 256))
-    colours[:, 3] = (
-        0.8 * np.linspace(0, 1, 256) ** 0.5
-    )  # where there is no heat, nothing lies on it
+    colours[:, 3] = np.linspace(0, 0.95, 256)  # where there is no heat, nothing lies on it
     look = {"cmap": ListedColormap(colours), "vmin": 0, "vmax": 1, "interpolation": "bicubic"}
     drawn = right.imshow(heat, extent=right.images[0].get_extent(), **look)
     bar = figure.colorbar(drawn, ax=right, shrink=0.8, panchor=False, ticks=[0, 1])
@@ -231,7 +229,7 @@ def reliability_diagram(
         before, after: (N,) its probability (0-1) without and with the temperature.
         ece_before, ece_after: their expected calibration errors (fraction 0-1).
     """
-    figure = _figure(6, 7)
+    figure = _figure(6, 7.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot([0, 1], [0, 1], "--", color=GREY, label="perfect")
     for probs, ece, label, marker, colour in (
@@ -249,7 +247,7 @@ def reliability_diagram(
     top.set_title(f"Calibration of {len(right)} answers (large dots: many)")
     top.set_ylabel("share that is right")
     bottom.set(xlabel="probability of the answer", ylabel="answers")
-    top.legend()
+    figure.legend(loc="outside lower center")  # within, it would hide dots
     for axis in (top.xaxis, top.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
     return figure

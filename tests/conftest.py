@@ -26,6 +26,8 @@ import utils
 ROOT = Path(__file__).resolve().parent.parent
 CATEGORIES = ("1", "10", "2", "x y")  # in string order
 MAINS = {"train.py": train.main, "predict.py": predict.main}
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # torchrun's own setting
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 LONG = 300  # seconds after which a process that hangs is given up
 
 

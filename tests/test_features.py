@@ -16,7 +16,9 @@ import pytest
 import torch
 from conftest import (
     LONG,
+    ONE_THREAD,
     ROOT,
+    TORCHRUN,
     all_pictures,
     assert_error,
     backbone_of,
@@ -429,9 +431,6 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
 
 
 # ---------------------------------------------------------------- several processes
-
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 
 
 @pytest.fixture(scope="module")

@@ -374,7 +374,7 @@ def test_the_reliability_diagram_shows_shares_and_the_models_calibration_error(l
         assert y == pytest.approx([right[bins == k].mean() for k in range(15) if counts[k]])
         assert np.argmax(dots.get_sizes()) == np.argmax(counts[counts > 0])
         assert (counts[counts > 0] * np.abs(x - y)).sum() / 400 == pytest.approx(ece)
-    legend = [text.get_text() for text in top.get_legend().get_texts()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == [
         "perfect",
         f"without temperature: ECE {eces[0]:.1%}",

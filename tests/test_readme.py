@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from conftest import ROOT
@@ -79,4 +80,4 @@ def test_every_link_to_a_file_leads_to_one(readme):
     links = re.findall(r"\]\(<?([^)#>\s]+)|(?:src|href)=\"([^\"#]+)", readme)
     files = [one or other for one, other in links if "://" not in (one or other)]
     assert files, "README.md links to no file"
-    assert not [name for name in files if not (ROOT / name).exists()]
+    assert not [name for name in files if not (ROOT / unquote(name)).exists()]
