@@ -34,6 +34,7 @@ import utils
 from model import (
     Classifier,
     heat_map,
+    import_optional,
     load_checkpoint,
     metrics,
     onnx_probabilities,
@@ -523,15 +524,16 @@ def show_onnx(args: argparse.Namespace) -> None:
         UserError: the answers differ.
     """
     names, model = utils.load_category_names(args.category_names), load_checkpoint(args.checkpoint)
-    save_onnx(model, args.to_onnx, names, args.means, args.stds)
-    print(f"saved {args.to_onnx}")
+    overrides = {"means": args.means, "stds": args.stds}
+    if args.input:  # first, because an export takes its time
+        import_optional("--to_onnx with --input", "onnxruntime")
+        view = utils.plain_view(utils.load_image(args.input[0]))[None]
+        wanted = probabilities(model, view, **overrides)
+    save_onnx(model, args.to_onnx, names, **overrides)
+    print(f"saved {args.to_onnx}", flush=True)
     if not args.input:
         return
-    view = utils.plain_view(utils.load_image(args.input[0]))[None]
-    wanted, found = (
-        probabilities(model, view, args.means, args.stds),
-        onnx_probabilities(args.to_onnx, view),
-    )
+    found = onnx_probabilities(args.to_onnx, view)
     difference = (wanted - found).abs().max().item()
     print(f"largest difference in probability: {difference:.1e}")
     if not difference <= DIFFERENCE:

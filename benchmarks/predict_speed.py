@@ -4,7 +4,7 @@
 
 - One picture from a cold start: `predict.py`, against `import torch, torchvision` and one forward
   pass of torchvision's VGG16 convolutions (float32, values not even set). Runs alternate.
-- Many pictures: `predict()` on batches of photographs, decoding included, against the bare
+- Many pictures: what `predict.py --input FOLDER` runs, decoding included, against the bare
   backbone on batches that are in memory already. Rounds alternate.
 - The same answers: top-1 in bfloat16 against float32.
 """
@@ -21,9 +21,10 @@ from pathlib import Path
 import torch
 from common import ROOT, Floor, show, timed
 
+from features import BATCH_SIZES, fast_copy
 from model import load_checkpoint
-from predict import predict
-from utils import read_data_folder, select_precision
+from predict import answer, predict
+from utils import default_workers, read_data_folder, select_precision
 
 BARE = """
 import torch, torchvision
@@ -65,20 +66,20 @@ def main() -> None:
             one["bare"].append(timed("-c", BARE)[0])
 
         model = load_checkpoint(checkpoint)
-        floor, batch = Floor("vgg16", args.weights), 4
-        answers, many = {}, {"predict()": [], "bare": []}
-        for precision in ("float32", str(select_precision(torch.device("cpu")))[6:]):
+        floor, batch, device = Floor("vgg16", args.weights), BATCH_SIZES["cpu"], torch.device("cpu")
+        answers, many = {}, {"predict.py": [], "bare": []}
+        for precision in ("float32", str(select_precision(device))[6:]):
             model = load_checkpoint(checkpoint)
             model.backbone.to(getattr(torch, precision), memory_format=torch.channels_last)
             groups = [photos[i : i + batch] for i in range(0, len(photos), batch)]
             answers[precision] = [p[0].category for group in groups for p in predict(model, group)]
+        model.backbone = fast_copy(model.backbone, device, select_precision(device))
         for start in range(0, 40 * args.rounds, 40):
-            some = [photos[i % len(photos)] for i in range(start, start + 40)]
+            some = [str(photos[i % len(photos)]) for i in range(start, start + 40)]
             many["bare"].append(floor.seconds())
             begin = time.perf_counter()
-            for i in range(0, len(some), batch):
-                predict(model, some[i : i + batch])
-            many["predict()"].append((time.perf_counter() - begin) / len(some))
+            all(answer(model, some, batch_size=batch, workers=default_workers(device)))
+            many["predict.py"].append((time.perf_counter() - begin) / len(some))
 
     result = {"photos": len(photos), "one": one, "many": many}
     first, last = answers["float32"], list(answers.values())[-1]
