@@ -189,6 +189,7 @@ class Classifier(nn.Module):
     Attributes:
         arch: a key of ARCHITECTURES.
         class_to_idx: category folder -> index of its logit.
+        categories: the folders by that index.
         means, stds: of the images, three each; see `utils.normalize`.
         image_size: pixels of the centre crop's side.
         temperature: what logits are divided by before they become probabilities.
@@ -212,6 +213,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.arch, self.class_to_idx = arch, class_to_idx
+        self.categories = sorted(class_to_idx, key=class_to_idx.__getitem__)
         self.means, self.stds, self.image_size = means, stds, image_size
         self.temperature, self.history = temperature, history or {}
 
@@ -751,10 +753,9 @@ def _metadata(
     model: Classifier, names: dict[str, str], means: Sequence[float], stds: Sequence[float]
 ) -> dict[str, str]:
     """What an ONNX file tells about a model; what is no plain text is JSON."""
-    categories = sorted(model.class_to_idx, key=model.class_to_idx.__getitem__)
     return {
-        "categories": json.dumps(categories),  # the folders' names, by index
-        "names": json.dumps([names.get(category, category) for category in categories]),
+        "categories": json.dumps(model.categories),
+        "names": json.dumps([names.get(category, category) for category in model.categories]),
         "preprocessing": PREPROCESSING,
         "arch": model.arch,
         "format_version": str(FORMAT_VERSION),  # of the checkpoint

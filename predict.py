@@ -38,6 +38,7 @@ from model import (
     load_checkpoint,
     metrics,
     onnx_probabilities,
+    replace_file,
     save_onnx,
 )
 from utils import UserError, warn
@@ -130,7 +131,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 # ---------------------------------------------------------------- predictions
 
 
-@torch.inference_mode()
 def predict(
     model: Classifier,
     images: Sequence[str | os.PathLike],
@@ -192,11 +192,10 @@ def rank(
 
     Where the first has less than `min_probability`, there is one, of no category, called "unknown".
     """
-    categories = {index: category for category, index in model.class_to_idx.items()}
     best, indices = (column.tolist() for column in probs.topk(min(top_k, len(probs))))
     if best[0] < min_probability:
         return [Prediction("", UNKNOWN, best[0])]
-    found = [categories[index] for index in indices]
+    found = [model.categories[index] for index in indices]
     return [Prediction(c, names.get(c, c), p) for c, p in zip(found, best, strict=True)]
 
 
@@ -372,9 +371,8 @@ class OutputFile:
                 raise IsADirectoryError(0, "is a folder")
             whole = not self.partial.exists() and self.path.exists()
             if resume and whole:
-                copy = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-                shutil.copyfile(self.path, copy)
-                os.replace(copy, self.partial)
+                with open(self.path, "rb") as old:
+                    replace_file(self.partial, lambda file: shutil.copyfileobj(old, file))
             if resume and self.partial.exists():
                 self.done, end = read_output(self.partial, self.kind, whole)
             self.file = open(self.partial, "r+" if end else "w", **AS_BYTES)
@@ -471,8 +469,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("--plot and --heatmap are for one picture")
     from features import process_group  # here, because one picture does without
 
-    with process_group() as first:
-        unreadable = (judge if args.evaluate else show_many)(args, first == 0)
+    with process_group() as process:
+        unreadable = (judge if args.evaluate else show_many)(args, process == 0)
     if unreadable:
         sys.exit(1)
 
@@ -622,7 +620,7 @@ def judge(args: argparse.Namespace, first: bool) -> int:
     labels = torch.tensor([label for label, _ in found])
     probs = torch.stack([row for _, row in found])
     measured = metrics(probs.clamp(min=1e-30).log(), labels)
-    shown = [names.get(category, category) for category in model.class_to_idx]
+    shown = [names.get(category, category) for category in model.categories]
     print(
         f"{len(found)} pictures of {len(labels.unique())} categories: accuracy "
         f"{measured['accuracy']:.1%}, top-5 {measured['top5_accuracy']:.1%}, mean of the "

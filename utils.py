@@ -198,13 +198,16 @@ def _below(folder: str) -> Iterator[str]:
     """The files in a folder and below; one that cannot be looked into stands for itself."""
     try:
         with os.scandir(folder) as found:
-            entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+            entries = sorted(
+                (entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink())
+                for entry in found
+            )
     except OSError:
         yield folder
         return
-    for name, is_folder in entries:
+    for name, is_folder, is_link in entries:
         path = os.path.join(folder, name)
-        if name[0] != "." and not (os.path.islink(path) and os.path.isdir(path)):
+        if name[0] != "." and not (is_link and os.path.isdir(path)):
             yield from _below(path) if is_folder else [path]
 
 
@@ -807,10 +810,9 @@ def save_figure(figure, path: str | os.PathLike) -> None:
     """
     try:
         figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write it: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: cannot write it: {shorten([str(error)])}") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or shorten([str(error)])
+        raise UserError(f"{path}: cannot write it: {why}") from error
 
 
 def shorten(words: Iterable[str], limit: int = 5) -> str:
