@@ -1,9 +1,9 @@
 """Draw the small sample data set of flowers that comes with this repository.
 
-The pictures are drawings made by this script, not photographs. They let a newcomer try the
+The images are drawings made by this script, not photographs. They let a newcomer try the
 classifier at once, without a download; they say nothing about its accuracy on real flowers.
-Six categories of the Oxford 102 set (folder names are its category numbers) are told apart by
-the shape and arrangement of their parts. Colours, poses, backgrounds and light overlap.
+Six categories of the Oxford 102 set (folder names are its category numbers) differ in
+the shape and arrangement of their petals. Colors, poses, backgrounds and light overlap.
 
 Make the set again with:  python assets/draw_sample_flowers.py
 """
@@ -18,7 +18,7 @@ COUNTS = {"train": 24, "valid": 6, "test": 6}
 SIZES = [(256, 256), (288, 240), (240, 288), (272, 256), (224, 272), (280, 210)]
 SUPERSAMPLE = 2  # everything is drawn this much larger and then reduced, for smooth edges
 PETALS = "#f8f6f0 #faebbe #fad432 #f28826 #c83a30 #ec8aac #be96de #7042a8".split()
-GROUNDS = {  # background: its colours at the top and at the bottom
+GROUNDS = {  # background: its colors at the top and at the bottom
     "grass": ("#345c28", "#789e46"),
     "lights": ("#284632", "#8c966e"),
     "soil": ("#4a3426", "#866850"),
@@ -29,18 +29,18 @@ GROUNDS = {  # background: its colours at the top and at the bottom
 
 
 def mix(first, second, share):
-    """Return the colour that lies `share` of the way from the first to the second."""
+    """Return the color that lies `share` of the way from the first to the second."""
     return (1 - share) * rgb(first) + share * rgb(second)
 
 
-def rgb(colour):
-    """Return a colour, given as three numbers or as text such as "#f8f6f0", as an array."""
-    return np.array(ImageColor.getrgb(colour) if isinstance(colour, str) else colour, float)
+def rgb(color):
+    """Return a color, given as three numbers or as text such as "#f8f6f0", as an array."""
+    return np.array(ImageColor.getrgb(color) if isinstance(color, str) else color, float)
 
 
-def pixel(colour):
-    """Return the colour as the whole numbers that Pillow takes."""
-    return tuple(np.clip(rgb(colour), 0, 255).astype(int).tolist())
+def pixel(color):
+    """Return the color as the whole numbers that Pillow takes."""
+    return tuple(np.clip(rgb(color), 0, 255).astype(int).tolist())
 
 
 def rotation(angle):
@@ -75,36 +75,36 @@ class Petal:
 
 
 class Pen:
-    """Draws in a flower's own coordinates: centre (0, 0), radius about 1, y pointing down."""
+    """Draws in a flower's own coordinates: center (0, 0), radius about 1, y pointing down."""
 
-    def __init__(self, image, centre, scale, turn=0.0, squash=1.0, axis=0.0, light=0.0):
+    def __init__(self, image, center, scale, turn=0.0, squash=1.0, axis=0.0, light=0.0):
         """Place the flower: turn it, then squash it along `axis` as if it were tilted away."""
-        self.draw, self.centre, self.scale = ImageDraw.Draw(image), np.array(centre), scale
+        self.draw, self.center, self.scale = ImageDraw.Draw(image), np.array(center), scale
         self.turn, self.light = turn, light
         tilt = rotation(axis) @ np.diag([1.0, squash]) @ rotation(-axis)
         self.matrix = scale * tilt @ rotation(turn)
 
     def place(self, points):
         """Turn flower coordinates into pixels, in the form that Pillow takes."""
-        return [tuple(p) for p in (np.asarray(points) @ self.matrix.T + self.centre).tolist()]
+        return [tuple(p) for p in (np.asarray(points) @ self.matrix.T + self.center).tolist()]
 
-    def shape(self, points, colour):
+    def shape(self, points, color):
         """Fill the polygon through the points."""
-        self.draw.polygon(self.place(points), fill=pixel(colour))
+        self.draw.polygon(self.place(points), fill=pixel(color))
 
-    def line(self, points, colour, width):
+    def line(self, points, color, width):
         """Draw a line through the points; its width is in flower units."""
         width = max(1, round(width * self.scale))
-        self.draw.line(self.place(points), fill=pixel(colour), width=width, joint="curve")
+        self.draw.line(self.place(points), fill=pixel(color), width=width, joint="curve")
 
-    def oval(self, centre, radius, colour, stretch=1.0, angle=0.0):
+    def oval(self, center, radius, color, stretch=1.0, angle=0.0):
         """Fill an ellipse, `stretch` times longer in the direction of `angle`."""
         turns = np.linspace(0, 2 * np.pi, 28)
         ring = np.stack([stretch * np.cos(turns), np.sin(turns)], 1) * radius
-        self.shape(ring @ rotation(angle).T + centre, colour)
+        self.shape(ring @ rotation(angle).T + center, color)
 
     def petal(self, petal, edge, base, veins=3, vein_strength=0.12):
-        """Fill a petal whose colour runs from `edge` to `base`, with veins, lit from a side."""
+        """Fill a petal whose color runs from `edge` to `base`, with veins, lit from a side."""
         glow = 1 + 0.16 * np.cos(petal.angle + self.turn - self.light)
         edge, base = glow * rgb(edge), glow * rgb(base)
         self.shape(petal.outline(1.0), 0.72 * edge)
@@ -116,7 +116,7 @@ class Pen:
 
 
 def ring_of_petals(pen, rng, count, edge, base, length, offset=0.0, **form):
-    """Draw petals all around the centre, each a little different from the others."""
+    """Draw petals all around the center, each a little different from the others."""
     for i in rng.permutation(count):
         angle = 2 * np.pi * (i + offset + rng.normal(0, 0.09)) / count
         petal = Petal(angle, length * rng.uniform(0.9, 1.06), bend=rng.normal(0, 0.06), **form)
@@ -125,7 +125,7 @@ def ring_of_petals(pen, rng, count, edge, base, length, offset=0.0, **form):
 
 
 def seed_disc(pen, rng, radius, count, rim, middle):
-    """Draw a domed centre with small florets in the spiral of a sunflower."""
+    """Draw a domed center with small florets in the spiral of a sunflower."""
     pen.oval((0, 0), radius, 0.6 * rgb(rim))
     for i in range(count, 0, -1):
         r, turn = radius * 0.95 * np.sqrt(i / count), i * 2.39996
@@ -133,44 +133,44 @@ def seed_disc(pen, rng, radius, count, rim, middle):
         pen.oval((r * np.cos(turn), r * np.sin(turn)), 0.75 * radius / np.sqrt(count), tone)
 
 
-def oxeye_daisy(pen, rng, colour):
-    """Many narrow, blunt rays around a small domed centre."""
+def oxeye_daisy(pen, rng, color):
+    """Many narrow, blunt rays around a small domed center."""
     form = {"length": 0.8, "width": rng.uniform(0.17, 0.22), "start": 0.2, "sharp": 0.28}
-    ring_of_petals(pen, rng, rng.integers(17, 24), colour, mix(colour, "#969678", 0.3), **form)
+    ring_of_petals(pen, rng, rng.integers(17, 24), color, mix(color, "#969678", 0.3), **form)
     rim = mix("#e8aa1e", "#7a4216", rng.random())
     seed_disc(pen, rng, rng.uniform(0.25, 0.31), 90, rim, mix(rim, "#fae65a", 0.5 * rng.random()))
 
 
-def sunflower(pen, rng, colour):
+def sunflower(pen, rng, color):
     """Two rows of pointed rays around a broad disc of seeds."""
-    count, base = rng.integers(15, 20), mix(colour, "#963c0a", 0.35)
+    count, base = rng.integers(15, 20), mix(color, "#963c0a", 0.35)
     form = {"width": rng.uniform(0.24, 0.3), "start": 0.38, "sharp": 1.0, "root": 0.7}
-    ring_of_petals(pen, rng, count, 0.88 * colour, base, 0.72, **form)
-    ring_of_petals(pen, rng, count, colour, base, 0.6, offset=0.5, **form)
+    ring_of_petals(pen, rng, count, 0.88 * color, base, 0.72, **form)
+    ring_of_petals(pen, rng, count, color, base, 0.6, offset=0.5, **form)
     rim, middle = mix("#5a3216", "#d09a2c", rng.random()), mix("#786e28", "#3c2414", rng.random())
     seed_disc(pen, rng, rng.uniform(0.42, 0.54), 210, rim, middle)
 
 
-def water_lily(pen, rng, colour):
+def water_lily(pen, rng, color):
     """Rings of boat-shaped petals, one on the other, round a tuft of stamens; floating leaves."""
-    base, count = mix(colour, rng.choice(PETALS[:6]), 0.4), rng.integers(8, 11)
+    base, count = mix(color, rng.choice(PETALS[:6]), 0.4), rng.integers(8, 11)
     for i in range(4):
         form = {"width": 0.4 - 0.06 * i, "sharp": 0.8, "offset": 0.5 * i, "root": 0.9}
-        ring_of_petals(pen, rng, count, mix(colour, base, i / 5), base, 1.02 - 0.2 * i, **form)
+        ring_of_petals(pen, rng, count, mix(color, base, i / 5), base, 1.02 - 0.2 * i, **form)
     gold = mix("#f4c22c", "#b4641e", rng.random())
     ring_of_petals(pen, rng, 22, gold, 0.7 * gold, 0.26, width=0.06)
     pen.oval((0, 0), 0.09, gold * 1.1)
 
 
-def tiger_lily(pen, rng, colour):
+def tiger_lily(pen, rng, color):
     """Six long, pointed, spotted petals that bend back, and long stamens."""
-    base, spot = mix(colour, "#faf096", 0.35), mix("#5a1a1e", colour, 0.12)
+    base, spot = mix(color, "#faf096", 0.35), mix("#5a1a1e", color, 0.12)
     for row, width in ((0, 0.34), (1, 0.44)):
         for i in range(3):
             angle = (2 * i + row) * np.pi / 3 + rng.normal(0, 0.07)
             bend = rng.choice([-1, 1]) * rng.uniform(0.08, 0.3)
             petal = Petal(angle, rng.uniform(0.95, 1.1), width, sharp=0.85, root=0.75, bend=bend)
-            pen.petal(petal, colour, base, veins=1, vein_strength=0.3)
+            pen.petal(petal, color, base, veins=1, vein_strength=0.3)
             for _ in range(rng.integers(8, 26)):
                 place = petal.at(rng.uniform(0.18, 0.72), rng.uniform(-0.72, 0.72))
                 pen.oval(place, rng.uniform(0.012, 0.022), spot, 1.5, angle)
@@ -181,14 +181,14 @@ def tiger_lily(pen, rng, colour):
         pen.oval(reach.at(1.0, 0), 0.034, mix("#602816", "#aa541e", rng.random()), 2.6, reach.angle)
 
 
-def wild_pansy(pen, rng, colour):
+def wild_pansy(pen, rng, color):
     """Five broad petals that make a face: dark blotches with whiskers and a yellow eye."""
-    front = mix(rng.choice(PETALS), colour, rng.choice([0.0, 0.4, 0.9]))
+    front = mix(rng.choice(PETALS), color, rng.choice([0.0, 0.4, 0.9]))
     dark, blotch = mix("#30143e", "#6e281e", rng.random() * 0.7), rng.uniform(0.3, 0.62)
     form = {"sharp": 0.42, "root": 0.75}
     for angle, width in ((-1.97, 0.98), (-1.17, 0.98), (2.85, 0.86), (0.29, 0.86), (1.57, 1.14)):
         angle, length = angle + rng.normal(0, 0.05), rng.uniform(0.87, 0.97)
-        tint = front if angle > 0 else colour
+        tint = front if angle > 0 else color
         pen.petal(Petal(angle, length, width, **form), tint, mix(tint, dark, 0.15), veins=5)
         if angle > 0:
             mark = Petal(angle, length * blotch, width * blotch * 0.95, **form)
@@ -200,24 +200,24 @@ def wild_pansy(pen, rng, colour):
     pen.oval((0, 0.02), 0.05, "#aabe46")
 
 
-def spring_crocus(pen, rng, colour):
+def spring_crocus(pen, rng, color):
     """A goblet seen from the side: upright petals round orange stigmas, on a pale tube."""
-    tube, spread = mix(colour, "#f0ece1", 0.6), rng.uniform(0.22, 0.6)
+    tube, spread = mix(color, "#f0ece1", 0.6), rng.uniform(0.22, 0.6)
     pen.shape([(-0.07, 0.6), (0.07, 0.6), (0.12, 9), (-0.12, 9)], 0.85 * tube)
     pen.shape([(-0.07, 0.6), (0.01, 0.6), (0.02, 9), (-0.12, 9)], tube)
     form = {"root": 0.6, "origin": (0, 0.72)}
     for lean in (-1.2 * spread, 1.2 * spread, 0.0):
-        pen.petal(Petal(lean - np.pi / 2, 1.62, 0.62, **form), 0.8 * colour, 0.7 * colour)
+        pen.petal(Petal(lean - np.pi / 2, 1.62, 0.62, **form), 0.8 * color, 0.7 * color)
     for lean in (-0.2, 0.0, 0.2):
         stigma = Petal(lean - np.pi / 2, 1.5, 0.1, sharp=0.2, origin=(0, 0.72))
         pen.petal(stigma, "#ee8214", "#f0aa28", veins=0)
     for lean in (-spread, spread, rng.normal(0, 0.06)):
         bend, length = -0.14 * np.sign(lean) * (abs(lean) == spread), rng.uniform(1.28, 1.45)
         front = Petal(lean - np.pi / 2, length, 0.68, bend=bend, sharp=0.55, **form)
-        pen.petal(front, colour, mix(colour, tube, 0.5), veins=5, vein_strength=0.3)
+        pen.petal(front, color, mix(color, tube, 0.5), veins=5, vein_strength=0.3)
 
 
-# category: drawing, usual colours (numbers in PETALS), largest turn, strongest tilt
+# category: drawing, usual colors (numbers in PETALS), largest turn, strongest tilt
 FLOWERS = {
     "6": (tiger_lily, [0, 1, 2, 3, 3, 4, 5], 3.1, 0.55),
     "49": (oxeye_daisy, [0, 0, 1, 2, 3, 5, 6], 3.1, 0.45),
@@ -229,7 +229,7 @@ FLOWERS = {
 
 
 def clouds(rng, size, cells):
-    """Return soft random patches between -1 and 1, an array of the picture's shape."""
+    """Return soft random patches between -1 and 1, an array of the image's shape."""
     grid = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
     return np.asarray(grid.resize(size, Image.Resampling.BICUBIC))[..., None]
 
@@ -287,21 +287,21 @@ def leaves(pen, rng, count, spread, depth):
         pen.petal(leaf, green * rng.uniform(0.85, 1.1), green * 1.15)
 
 
-def draw_picture(rng, category):
-    """Return one picture of one to three flowers of the category."""
-    flower, colours, most_turn, least_squash = FLOWERS[category]
+def draw_image(rng, category):
+    """Return one image of one to three flowers of the category."""
+    flower, colors, most_turn, least_squash = FLOWERS[category]
     final = SIZES[rng.integers(len(SIZES))]
     size = SUPERSAMPLE * final[0], SUPERSAMPLE * final[1]
     kinds = ["water", "lights", "grass"] if flower is water_lily else list(GROUNDS)
     ground, layer = background(rng, size, rng.choice(kinds)), Image.new("RGBA", size)
     light, count = rng.uniform(0, 2 * np.pi), rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])
-    colour = rgb(PETALS[rng.choice(colours)]) + rng.normal(0, 10, 3)
+    color = rgb(PETALS[rng.choice(colors)]) + rng.normal(0, 10, 3)
     pens = []
     for i in range(count):
         place = (i + 0.5) / count + rng.normal(0, 0.12), rng.normal(0.48, 0.13)
         scale = min(size) * rng.uniform(0.13, 0.42) / count**0.4
         upright = Pen(layer, np.multiply(place, size), scale)
-        bottom = (size[1] - upright.centre[1]) / scale + 0.5
+        bottom = (size[1] - upright.center[1]) / scale + 0.5
         if flower is water_lily:
             lily_pads(upright, rng)
         elif flower is spring_crocus:  # it draws its own stem
@@ -312,9 +312,9 @@ def draw_picture(rng, category):
             leaves(upright, rng, rng.integers(1, 5), 0.04, min(1.6, bottom))
         turn, axis = rng.uniform(-most_turn, most_turn), rng.uniform(0, np.pi)
         squash = rng.uniform(least_squash, 1)
-        pens.append(Pen(layer, upright.centre, scale, turn, squash, axis, light))
+        pens.append(Pen(layer, upright.center, scale, turn, squash, axis, light))
     for pen in pens:
-        flower(pen, rng, mix(colour, "#f8f6f0", rng.uniform(0, 0.2)))
+        flower(pen, rng, mix(color, "#f8f6f0", rng.uniform(0, 0.2)))
     if rng.random() < 0.6:
         leaves(upright, rng, rng.integers(2, 8), 1.2, bottom)  # in front of the flowers
     depth = rng.uniform(0.01, 0.05) * size[0]
@@ -345,7 +345,7 @@ def main():
     parser = argparse.ArgumentParser(description="Draw the sample data set of flowers.")
     folder = Path(__file__).resolve().parent / "sample_flowers"
     parser.add_argument("--out", type=Path, default=folder, help="folder to write to")
-    parser.add_argument("--seed", type=int, default=102, help="another seed, other pictures")
+    parser.add_argument("--seed", type=int, default=102, help="another seed, other images")
     args = parser.parse_args()
     splits = [split for split, count in COUNTS.items() for _ in range(count)]
     for category in FLOWERS:
@@ -353,8 +353,8 @@ def main():
             target = args.out / split / category
             target.mkdir(parents=True, exist_ok=True)
             rng = np.random.default_rng([args.seed, int(category), index])
-            picture = draw_picture(rng, category)
-            picture.save(target / f"drawing_{index:03d}.jpg", quality=80)
+            image = draw_image(rng, category)
+            image.save(target / f"drawing_{index:03d}.jpg", quality=80)
     print(f"Wrote {len(FLOWERS) * len(splits)} drawings to {args.out}")
 
 

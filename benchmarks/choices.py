@@ -1,10 +1,10 @@
-"""What features.py was chosen by: batch size, layout, precision, decoding, workers.
+"""Compare the settings of feature extraction: batch size, layout, precision, decoding, workers.
 
     python benchmarks/choices.py --data_dir $FLOWERS_DIR --weights $VGG16_WEIGHTS
     python benchmarks/choices.py --data_dir $FLOWERS_DIR --weights $VGG16_WEIGHTS --device gpu
 
-The last table is of the whole extraction, and of decoding and backbone alone: the slower of the two
-is its limit.
+The last table compares the whole extraction with decoding alone and with the backbone alone: it
+cannot be faster than the slower of the two.
 """
 
 from __future__ import annotations
@@ -12,35 +12,30 @@ from __future__ import annotations
 import argparse
 import copy
 import io
-import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from common import show
+from common import data_parser, load_backbone, run_script, show, views_of
 from PIL import Image
 
-import features
-from model import Backbone, load_weights
-from utils import MEANS, STDS, plain_view, read_data_folder, select_device, select_precision
-
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
-parser.add_argument("--data_dir", default=os.environ.get("FLOWERS_DIR"))
-parser.add_argument("--weights", default=os.environ.get("VGG16_WEIGHTS"))
-parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
-parser.add_argument("--rounds", type=int, default=5)
-parser.add_argument("--pictures", type=int, default=200)
+from features import Settings, extract
+from model import Backbone, fast_copy
+from support.arguments import whole_number
+from support.devices import BATCH_SIZES, select_device, select_precision
+from utils import load_views, plain_view, read_data_folder
 
 
 def main() -> None:
+    parser = data_parser(__doc__)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
+    parser.add_argument("--rounds", type=whole_number(1), default=5)
+    parser.add_argument("--images", type=whole_number(1), default=200)
     args = parser.parse_args()
     device = select_device(args.device)
-    backbone = Backbone("vgg16")
-    load_weights(backbone, "vgg16", args.weights)
+    backbone = load_backbone(args.weights)
     backbone_table(backbone, device, args.rounds)
     decoding_table(args)
     extraction_table(backbone, device, args)
@@ -48,7 +43,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def backbone_table(backbone: Backbone, device: torch.device, rounds: int) -> None:
-    """Milliseconds an image by batch size, precision and layout; all sides in turn, each round."""
+    """Measure milliseconds per image by batch size, precision and layout, in turn each round."""
     sides = {}
     for dtype in ("float32", "bfloat16"):
         for layout in ("contiguous_format", "channels_last"):
@@ -56,7 +51,7 @@ def backbone_table(backbone: Backbone, device: torch.device, rounds: int) -> Non
                 device, getattr(torch, dtype), memory_format=getattr(torch, layout)
             )
             sides[f"{dtype} {layout}"] = (side.features, dtype, layout)
-    fast = features.fast_copy(backbone, device, torch.float32)
+    fast = fast_copy(backbone, device, torch.float32)
     sides["float32 channels_last, Winograd"] = (fast.features, "float32", "channels_last")
     compiled = copy.deepcopy(sides["bfloat16 channels_last"][0])
     sides["torch.compile, bfloat16"] = (torch.compile(compiled), "bfloat16", "channels_last")
@@ -73,7 +68,7 @@ def backbone_table(backbone: Backbone, device: torch.device, rounds: int) -> Non
             start = time.perf_counter()
             try:
                 run(images).sum().item()
-            except Exception as error:  # torch.compile wants a C++ compiler
+            except Exception as error:  # torch.compile needs a C++ compiler
                 failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
                 continue
             if number:
@@ -86,11 +81,12 @@ def backbone_table(backbone: Backbone, device: torch.device, rounds: int) -> Non
         [name, *(f"{statistics.median(t):.0f}" if (t := times[name, s]) else "-" for s in sizes)]
         for name in sides
     ]
-    show("Convolutions, ms an image", ["batch size", *sizes], rows, result | {"failed": failed})
+    header = ["batch size", *sizes]
+    show("Convolutions, milliseconds per image", header, rows, result | {"failed": failed})
 
 
 def decoding_table(args: argparse.Namespace) -> None:
-    """Milliseconds to decode a JPEG and take its plain view, with and without draft mode."""
+    """Measure milliseconds for the plain view of a JPEG, with and without draft mode."""
     data = read_data_folder(args.data_dir)
     photo = Image.open(Path(args.data_dir, data.paths["train"][0])).convert("RGB")
     rows, result = [], {}
@@ -106,46 +102,36 @@ def decoding_table(args: argparse.Namespace) -> None:
                     image.draft("RGB", (512, 512))  # at least twice what the view needs
                 views[draft] = plain_view(image.convert("RGB"))
                 times[draft].append((time.perf_counter() - start) * 1000)
-        plain, draft = (statistics.median(t) for t in times.values())
+        full, draft = (statistics.median(t) for t in times.values())
         difference = (views[True].float() - views[False].float()).abs().mean().item()
-        rows.append([f"{width} x {height}", f"{plain:.1f}", f"{draft:.1f}", f"{difference:.2f}"])
-        result[f"{width} x {height}"] = {"full": plain, "draft": draft, "difference": difference}
+        rows.append([f"{width} x {height}", f"{full:.1f}", f"{draft:.1f}", f"{difference:.2f}"])
+        result[f"{width} x {height}"] = {"full": full, "draft": draft, "difference": difference}
     header = ["JPEG", "full decoding, ms", "draft mode, ms", "mean difference of a pixel, 0-255"]
-    show("Decoding and resizing a picture", header, rows, result)
+    show("Decoding and resizing an image", header, rows, result)
 
 
 def extraction_table(backbone: Backbone, device: torch.device, args: argparse.Namespace) -> None:
-    """Images a second, end to end, by number of workers; and the backbone's alone."""
+    """Measure images per second, end to end, by number of workers; and of the backbone alone."""
     data = read_data_folder(args.data_dir)
-    views = [(path, 0) for path in data.paths["train"][: args.pictures]]
+    views = views_of(data, data.paths["train"][: args.images])
     precision = select_precision(device)
     bare = copy.deepcopy(backbone).to(device, precision, memory_format=torch.channels_last)
-    batch = torch.rand(features.BATCH_SIZES[device.type], 3, 224, 224, device=device)
+    batch = torch.rand(BATCH_SIZES[device.type], 3, 224, 224, device=device)
     workers = (0, 1, 2, 4) if device.type == "cpu" else (1, 4, 8, 16)
     rates = {name: [] for name in ("backbone alone", *workers)}
     for _ in range(args.rounds):
         for name, measured in rates.items():
-            start = time.perf_counter()
+            start, count = time.perf_counter(), 0
             if name == "backbone alone":
                 with torch.inference_mode():
-                    count = 0
                     while count < len(views):
                         bare(batch).cpu()
                         count += len(batch)
             else:
-                count = len(views)
+                settings = Settings(device=device, precision=precision, workers=name)
                 with tempfile.TemporaryDirectory() as folder:
-                    features.extract(
-                        backbone,
-                        args.data_dir,
-                        views,
-                        means=MEANS,
-                        stds=STDS,
-                        cache=folder,
-                        device=device,
-                        precision=precision,
-                        workers=name,
-                    )
+                    extract(backbone, args.data_dir, views, settings, folder, strict=True)
+                count = len(views)
             measured.append(count / (time.perf_counter() - start))
     result = {str(name): statistics.median(measured) for name, measured in rates.items()}
     rows = [
@@ -153,12 +139,12 @@ def extraction_table(backbone: Backbone, device: torch.device, args: argparse.Na
         for name, rate in zip(rates, result.values(), strict=True)
     ]
     start = time.perf_counter()
-    for path, _ in views[:50]:
-        features.load_views(args.data_dir, path, [0])
-    decoding = 50 / (time.perf_counter() - start)
+    for view in views[:50]:
+        load_views(args.data_dir, view.path, [0])
+    decoding = len(views[:50]) / (time.perf_counter() - start)
     rows.append(["decoding alone, one process", f"{decoding:.1f}"])
-    show("Images a second", ["", "images/s"], rows, result | {"decoding": decoding})
+    show("Images per second", ["", "images/s"], rows, result | {"decoding": decoding})
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's description, timed commands, tables."""
+"""What the benchmarks share: arguments, timed commands, features, statistics and output."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,13 +19,110 @@ import torchvision
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from features import fast_copy  # noqa: E402
-from model import Backbone, load_weights  # noqa: E402
-from utils import select_precision  # noqa: E402
+from data_check import check_files  # noqa: E402
+from features import View  # noqa: E402
+from model import Backbone, fast_copy, load_weights  # noqa: E402
+from support import arguments  # noqa: E402
+from support.arguments import UserError  # noqa: E402
+from support.devices import select_precision  # noqa: E402
+from utils import DataFolder, read_data_folder  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def data_parser(description: str | None) -> arguments.ArgumentParser:
+    """Return a parser with --data_dir and --weights, whose defaults come from the environment."""
+    parser = arguments.ArgumentParser(description=description)
+    for flag, variable in (("--data_dir", "FLOWERS_DIR"), ("--weights", "VGG16_WEIGHTS")):
+        value = os.environ.get(variable)
+        parser.add_argument(flag, default=value, required=not value, help=f"(${variable})")
+    return parser
+
+
+def run_script(main: Callable[[], object]) -> None:
+    """Call a benchmark's `main`; a UserError becomes one line and exit status 2."""
+    arguments.run_script(main, Path(sys.argv[0]).name)
+
+
+# ---------------------------------------------------------------- commands
+
+
+def timed(*command: str) -> tuple[float, str]:
+    """Run Python with these arguments; returns wall-clock seconds and what it printed.
+
+    Raises:
+        UserError: the exit status is not 0.
+    """
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"exit status {done.returncode} of: python {' '.join(command)}")
+    return time.perf_counter() - start, done.stdout
+
+
+def import_seconds() -> float:
+    """Return the seconds that a new process takes for `import torch, torchvision`."""
+    return timed("-c", "import torch, torchvision")[0]
+
+
+def train_command(data_dir: str, weights: str, checkpoint: str, *flags: str) -> list[str]:
+    """Return the command that trains on all categories of a data folder, for `timed`."""
+    count = len(read_data_folder(data_dir).class_to_idx)
+    command = [str(ROOT / "train.py"), "--data_dir", data_dir, "--output_cat", str(count)]
+    return [*command, "--weights", weights, "--save_dir", checkpoint, *flags]
+
+
+# ---------------------------------------------------------------- backbone and features
+
+
+def load_backbone(weights: str) -> Backbone:
+    """Return VGG16's backbone with `weights`; see `model.load_weights`."""
+    backbone = Backbone("vgg16")
+    load_weights(backbone, "vgg16", weights)
+    return backbone
+
+
+class LowerBound:
+    """The backbone alone, on views that are in memory already: no program can take less time."""
+
+    def __init__(self, weights: str, batch_size: int = 4):
+        self.backbone = fast_copy(load_backbone(weights), CPU, select_precision(CPU))
+        self.images = torch.rand(batch_size, 3, 224, 224)
+        self.seconds()  # the first pass prepares kernels
+
+    @torch.inference_mode()
+    def seconds(self, batches: int = 10) -> float:
+        """Measure the seconds per image: the median of some batches."""
+        times = []
+        for _ in range(batches):
+            start = time.perf_counter()
+            self.backbone(self.images)
+            times.append(time.perf_counter() - start)
+        return sorted(times)[batches // 2] / len(self.images)
+
+
+def views_of(data: DataFolder, paths: Iterable[str], numbers: Sequence[int] = (0,)) -> list[View]:
+    """List the views with these numbers of each image, for `features.extract`."""
+    versions = check_files(data).versions
+    return [View(path, number, versions[path]) for path in paths for number in numbers]
+
+
+# ---------------------------------------------------------------- output
+
+
+def mean_and_deviation(values: Sequence[float], digits: int) -> str:
+    """Format mean ± standard deviation of percentages; the deviation of one value is 0."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f} %"
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, threads and versions."""
+    """Return the date, the processor, its precision, and versions."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -33,52 +132,11 @@ def machine() -> dict[str, str]:
         "date": datetime.date.today().isoformat(),
         "cpu": cpu,
         "cores": str(os.cpu_count()),
-        "precision": str(select_precision(torch.device("cpu"))).removeprefix("torch."),
+        "precision": str(select_precision(CPU)).removeprefix("torch."),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
     }
-
-
-def timed(*command: str, **environment: str) -> tuple[float, str]:
-    """Run a Python script of this project; wall-clock seconds, and what it printed."""
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return time.perf_counter() - start, done.stdout
-
-
-def import_seconds() -> float:
-    """Seconds that a new process needs for `import torch, torchvision`, and to start and end."""
-    return timed("-c", "import torch, torchvision")[0]
-
-
-class Floor:
-    """The bare backbone on views that are in memory already: what no program can do without."""
-
-    def __init__(self, arch: str, weights: str, batch_size: int = 4):
-        self.backbone = Backbone(arch)
-        load_weights(self.backbone, arch, weights)
-        precision = select_precision(torch.device("cpu"))
-        self.backbone = fast_copy(self.backbone, torch.device("cpu"), precision)
-        self.images = torch.rand(batch_size, 3, 224, 224)
-        self.seconds()  # the first pass prepares kernels
-
-    @torch.inference_mode()
-    def seconds(self, batches: int = 10) -> float:
-        """Seconds an image, the median of some batches."""
-        times = []
-        for _ in range(batches):
-            start = time.perf_counter()
-            self.backbone(self.images)
-            times.append(time.perf_counter() - start)
-        return sorted(times)[batches // 2] / len(self.images)
 
 
 def show(title: str, header: list[str], rows: list[list], result: dict) -> None:

@@ -1,64 +1,63 @@
-"""Fit a head on the made-up features of a million pictures, and report time and peak memory.
+"""Fit a head on random features of a million images; measure seconds and peak memory.
 
-    python benchmarks/million.py --pictures 1000000
+    python benchmarks/million.py --images 1000000
 
-Needs 25 GB of disk for a million pictures, in --folder.
+Needs 25 GB of disk for a million images, in --folder.
 """
 
 from __future__ import annotations
 
-import argparse
 import resource
 import tempfile
 import time
 
 import numpy as np
 import torch
-from common import show
+from common import run_script, show
 
-from features import FeatureStore
-from model import PARTS, Head
-from train import fit
+from features import Features
+from fitting import Samples, fit
+from model import REGIONS, Head
+from support.arguments import ArgumentParser, whole_number
+from support.record_store import KEY_BYTES, RecordStore
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
-parser.add_argument("--pictures", type=int, default=1_000_000)
-parser.add_argument("--num_features", type=int, default=2048)
-parser.add_argument("--classes", type=int, default=100)
-parser.add_argument("--folder", help="where the file is made (the system's temporary folder)")
+VALID = 10_000  # images of valid, or half of them if that is less
 
 
 def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=whole_number(2), default=1_000_000)
+    parser.add_argument("--num_features", type=whole_number(1), default=2048)
+    parser.add_argument("--classes", type=whole_number(1), default=100)
+    parser.add_argument("--folder", help="for the files (the system's temporary folder)")
     args = parser.parse_args()
+    shape = (len(REGIONS), args.num_features)
     times, start = {}, time.perf_counter()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         rng = np.random.default_rng(0)
-        centres = rng.random((args.classes, args.num_features), np.float32)
-        labels = rng.integers(0, args.classes, args.pictures)
-        store = FeatureStore(folder, args.num_features)
-        keys = [number.to_bytes(16, "big") for number in range(args.pictures)]
-        for first in range(0, args.pictures, 1000):
-            some = labels[first : first + 1000]
-            shape = (len(some), len(PARTS), args.num_features)
-            noise = rng.standard_normal(shape, np.float32)
-            store.append(keys[first : first + 1000], centres[some][:, None] + 3 * noise)
+        centers = rng.random((args.classes, args.num_features), np.float32)
+        labels = rng.integers(0, args.classes, args.images)
+        store = RecordStore(folder, {"features": shape})
+        keys = [number.to_bytes(KEY_BYTES, "big") for number in range(args.images)]
+        for first in range(0, args.images, 1000):
+            batch = labels[first : first + 1000]
+            noise = rng.standard_normal((len(batch), *shape), np.float32)
+            store.append(keys[first : first + 1000], centers[batch][:, None] + 3 * noise)
         store.close()
         times["writing"] = time.perf_counter() - start
 
         start = time.perf_counter()
-        kept = FeatureStore(folder, args.num_features).find(keys)
+        store = RecordStore(folder, {"features": shape})
+        features = Features(store, *store.find(keys))
         times["finding and checking"] = time.perf_counter() - start
 
         start = time.perf_counter()
         torch.manual_seed(0)
-        rows = torch.arange(args.pictures)
+        valid = min(VALID, args.images // 2)
+        train_rows, valid_rows = torch.arange(args.images).split([args.images - valid, valid])
         history = fit(
             Head(args.num_features, 512, args.classes, args.classes, 0.5),
-            kept,
-            torch.from_numpy(labels),
-            rows[:-10_000],
-            rows[-10_000:],
+            Samples(features, torch.from_numpy(labels), {"train": train_rows, "valid": valid_rows}),
             epochs=1,
             learning_rate=0.03,
             batch_size=256,
@@ -69,8 +68,8 @@ def main() -> None:
     rows += [["peak memory", f"{peak:.2f} GB"]]
     rows += [["validation accuracy", f"{history[0]['valid_accuracy']:.1%}"]]
     result = {"seconds": times, "peak_gb": peak, "history": history}
-    show(f"{args.pictures} pictures' features, {args.num_features} each", ["", ""], rows, result)
+    show(f"Features of {args.images} images, {args.num_features} each", ["", ""], rows, result)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

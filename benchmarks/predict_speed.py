@@ -1,31 +1,33 @@
-"""Prediction time of predict.py against the bare minimum.
+"""Measure how long predict.py takes, against a lower bound.
 
     python benchmarks/predict_speed.py --data_dir $FLOWERS_DIR --weights $VGG16_WEIGHTS
 
-- One picture from a cold start: `predict.py`, against `import torch, torchvision` and one forward
-  pass of torchvision's VGG16 convolutions (float32, values not even set). Runs alternate.
-- Many pictures: what `predict.py --input FOLDER` runs, decoding included, against the bare
-  backbone on batches that are in memory already. Rounds alternate.
-- The same answers: top-1 in bfloat16 against float32.
+- One image: the command `predict.py`, against `import torch, torchvision` and one forward pass of
+  torchvision's VGG16 convolutions in a new process (float32, weights without values).
+- Many images: what `predict.py --input FOLDER` runs, with decoding, against the backbone alone on
+  batches that are in memory already.
+- Whether the predictions in the default precision are those in float32.
+
+Rounds of the two sides alternate.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
 import torch
-from common import ROOT, Floor, show, timed
+from common import CPU, ROOT, LowerBound, data_parser, run_script, show, timed, train_command
 
-from features import BATCH_SIZES, fast_copy
-from model import load_checkpoint
-from predict import answer, predict
-from utils import default_workers, read_data_folder, select_precision
+from model import Classifier, fast_copy, load_checkpoint
+from predict import predict, predict_stream
+from support.arguments import whole_number
+from support.devices import BATCH_SIZES, default_workers, select_precision
+from utils import read_data_folder
 
+BATCH_SIZE = BATCH_SIZES["cpu"]
+MANY = 40  # images in a round
 BARE = """
 import torch, torchvision
 with torch.device("meta"):
@@ -35,64 +37,74 @@ with torch.inference_mode():
     features(torch.rand(1, 3, 224, 224))
 """
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
-parser.add_argument("--data_dir", default=os.environ.get("FLOWERS_DIR"))
-parser.add_argument("--weights", default=os.environ.get("VGG16_WEIGHTS"))
-parser.add_argument("--rounds", type=int, default=9)
+
+def time_one_image(photo: str, checkpoint: str, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of both sides for one image, each a whole command."""
+    times: dict[str, list[float]] = {"predict.py": [], "lower bound": []}
+    command = [str(ROOT / "predict.py"), "--input", photo, "--checkpoint", checkpoint]
+    for _ in range(rounds):
+        times["predict.py"].append(timed(*command)[0])
+        times["lower bound"].append(timed("-c", BARE)[0])
+    return times
+
+
+def time_many_images(
+    photos: list[str], model: Classifier, bound: LowerBound, rounds: int
+) -> dict[str, list[float]]:
+    """Return the seconds per image of both sides, for many images in a process."""
+    times: dict[str, list[float]] = {"predict.py": [], "lower bound": []}
+    model.backbone = fast_copy(model.backbone, CPU, select_precision(CPU))
+    for first in range(0, MANY * rounds, MANY):
+        paths = [photos[i % len(photos)] for i in range(first, first + MANY)]
+        times["lower bound"].append(bound.seconds())
+        start, workers = time.perf_counter(), default_workers(CPU)
+        for item in predict_stream(model, paths, batch_size=BATCH_SIZE, workers=workers):
+            assert not item.error, item
+        times["predict.py"].append((time.perf_counter() - start) / len(paths))
+    return times
+
+
+def compare_precisions(photos: list[str], checkpoint: str) -> float:
+    """Return the fraction of predictions in the default precision that are those in float32."""
+    predictions = {}
+    for precision in dict.fromkeys((torch.float32, select_precision(CPU))):
+        model = load_checkpoint(checkpoint)
+        model.backbone.to(precision, memory_format=torch.channels_last)
+        batches = [photos[i : i + BATCH_SIZE] for i in range(0, len(photos), BATCH_SIZE)]
+        predictions[precision] = [p[0].category for batch in batches for p in predict(model, batch)]
+    first, *_, last = predictions[torch.float32], *predictions.values()
+    return sum(a == b for a, b in zip(first, last, strict=True)) / len(photos)
 
 
 def main() -> None:
+    parser = data_parser(__doc__)
+    parser.add_argument("--rounds", type=whole_number(1), default=9)
     args = parser.parse_args()
     data = read_data_folder(args.data_dir)
-    photos = [Path(args.data_dir, path) for path in data.paths["valid"] + data.paths["test"]]
+    photos = [f"{data.root}/{path}" for path in data.paths["valid"] + data.paths["test"]]
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = f"{folder}/c.pth"
-        command = [str(ROOT / "train.py"), "--output_cat", str(len(data.class_to_idx))]
-        command += [
-            "--data_dir",
-            args.data_dir,
-            "--weights",
-            args.weights,
-            "--save_dir",
-            checkpoint,
-        ]
-        timed(*command)
-        one = {"predict.py": [], "bare": []}
-        for _ in range(args.rounds):
-            call = [str(ROOT / "predict.py"), "--input", str(photos[0]), "--checkpoint", checkpoint]
-            one["predict.py"].append(timed(*call)[0])
-            one["bare"].append(timed("-c", BARE)[0])
-
-        model = load_checkpoint(checkpoint)
-        floor, batch, device = Floor("vgg16", args.weights), BATCH_SIZES["cpu"], torch.device("cpu")
-        answers, many = {}, {"predict.py": [], "bare": []}
-        for precision in ("float32", str(select_precision(device))[6:]):
-            model = load_checkpoint(checkpoint)
-            model.backbone.to(getattr(torch, precision), memory_format=torch.channels_last)
-            groups = [photos[i : i + batch] for i in range(0, len(photos), batch)]
-            answers[precision] = [p[0].category for group in groups for p in predict(model, group)]
-        model.backbone = fast_copy(model.backbone, device, select_precision(device))
-        for start in range(0, 40 * args.rounds, 40):
-            some = [str(photos[i % len(photos)]) for i in range(start, start + 40)]
-            many["bare"].append(floor.seconds())
-            begin = time.perf_counter()
-            all(answer(model, some, batch_size=batch, workers=default_workers(device)))
-            many["predict.py"].append((time.perf_counter() - begin) / len(some))
-
-    result = {"photos": len(photos), "one": one, "many": many}
-    first, last = answers["float32"], list(answers.values())[-1]
-    result["same_top_1"] = sum(a == b for a, b in zip(first, last, strict=True)) / len(first)
+        checkpoint = f"{folder}/checkpoint.pth"
+        timed(*train_command(args.data_dir, args.weights, checkpoint))
+        single = time_one_image(photos[0], checkpoint, args.rounds)
+        bound = LowerBound(args.weights, BATCH_SIZE)
+        same_top_1 = compare_precisions(photos, checkpoint)
+        many = time_many_images(photos, load_checkpoint(checkpoint), bound, args.rounds)
     rows = []
-    for what, times in (("one picture, whole command", one), ("many pictures, each", many)):
-        mine, bare = (statistics.median(t) for t in times.values())
-        spread = f"{min(times[list(times)[0]]):.3f}-{max(times[list(times)[0]]):.3f}"
-        rows.append([what, f"{mine:.3f} ({spread})", f"{bare:.3f}", f"{mine / bare:.2f} x"])
-    header = ["", "seconds, median (range)", "bare minimum", "ratio"]
-    print(f"same top-1 in {list(answers)[-1]} as in float32: {result['same_top_1']:.1%}")
+    for name, times in (("one image, whole command", single), ("many images, each", many)):
+        ours, least = (statistics.median(t) for t in times.values())
+        spread = f"{min(times['predict.py']):.3f}-{max(times['predict.py']):.3f}"
+        rows.append([name, f"{ours:.3f} ({spread})", f"{least:.3f}", f"{ours / least:.2f} x"])
+    precision = str(select_precision(CPU)).removeprefix("torch.")
+    print(f"same top-1 in {precision} as in float32: {same_top_1:.1%}")
+    header = ["", "seconds, median (range)", "lower bound", "ratio"]
+    result = {
+        "photos": len(photos),
+        "one_image": single,
+        "many_images": many,
+        "same_top_1": same_top_1,
+    }
     show(f"{args.rounds} rounds", header, rows, result)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

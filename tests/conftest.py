@@ -1,19 +1,27 @@
-"""What the tests share: small pictures, the command lines, and one trained checkpoint."""
+"""What the tests share: small images, the command lines, and one trained checkpoint."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+# Threads that wait for others sleep. By default they spin, which takes a core from other processes.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is imported
+
 import numpy as np
 import pytest
+import tiny_train
 import torch
 from PIL import Image
 
@@ -22,13 +30,15 @@ import model
 import predict
 import train
 import utils
+from data_check import check_files
+from support import arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 CATEGORIES = ("1", "10", "2", "x y")  # in string order
 MAINS = {"train.py": train.main, "predict.py": predict.main}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # torchrun's own setting
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
-LONG = 300  # seconds after which a process that hangs is given up
+TIMEOUT = 300  # seconds after which a process that hangs is ended
 
 
 # ---------------------------------------------------------------- the command lines
@@ -42,7 +52,7 @@ def run(script: str, *args, cwd: Path = ROOT, env: dict | None = None, launcher=
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=LONG,
+        timeout=TIMEOUT,
     )
 
 
@@ -56,7 +66,7 @@ def call(monkeypatch, capsys):
         capsys.readouterr()
         status = 0
         try:
-            utils.run_script(MAINS[script], script)
+            arguments.run_script(MAINS[script], script)
         except SystemExit as stop:
             status = stop.code
         return subprocess.CompletedProcess(words, status, *capsys.readouterr())
@@ -65,7 +75,7 @@ def call(monkeypatch, capsys):
 
 
 def assert_error(done: subprocess.CompletedProcess, *words) -> None:
-    """It ended with status 2 and one line that says all of `words`, besides plain messages."""
+    """Assert status 2 and one line on stderr with all of `words`, besides warnings and progress."""
     *before, line = done.stderr.splitlines() or [""]
     assert done.returncode == 2, done.stderr
     assert all(message.startswith(("warning: ", "features: ")) for message in before), done.stderr
@@ -75,22 +85,45 @@ def assert_error(done: subprocess.CompletedProcess, *words) -> None:
 
 
 def table_rows(text: str) -> list[tuple[int, float, str, str]]:
-    """Rank, probability in percent, name and category of each line that predict.py prints."""
+    """Parse rank, probability in percent, name and category of each line of predict.py's table."""
     lines = text.splitlines()
     assert re.split(r" {2,}", lines[0].strip()) == ["rank", "probability", "name", "category"]
-    found = []
+    rows = []
     for line in lines[1:]:
         rank, percent, name, category = re.split(r" {2,}", line.strip().rstrip("█ "))
         assert re.fullmatch(r"\d+\.\d%", percent)
-        found.append((int(rank), float(percent[:-1]), name, category))
-    return found
+        rows.append((int(rank), float(percent[:-1]), name, category))
+    return rows
 
 
-# ---------------------------------------------------------------- pictures
+def parse_results(text: str, kind: str) -> list[dict]:
+    """Parse predict.py's CSV, JSON or JSON lines into the objects of its JSON."""
+    if kind == "json":
+        return json.loads(text)
+    if kind == "jsonl":
+        return [json.loads(line) for line in text.split("\n")[:-1]]
+    objects: list[dict] = []
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert list(rows[0]) == ["path", "rank", "category", "name", "probability", "error"]
+    for row in rows:
+        if row["error"]:
+            assert row["rank"] == row["category"] == row["name"] == row["probability"] == ""
+            objects.append({"path": row["path"], "error": row["error"]})
+            continue
+        if row["rank"] == "1":
+            objects.append({"path": row["path"], "predictions": []})
+        prediction = {"rank": int(row["rank"]), "category": row["category"], "name": row["name"]}
+        prediction["probability"] = float(row["probability"])
+        assert row["path"] == objects[-1]["path"]
+        objects[-1]["predictions"].append(prediction)
+    return objects
+
+
+# ---------------------------------------------------------------- images
 
 
 def draw(kind: int, seed: int, width: int = 100, height: int = 90) -> Image.Image:
-    """A noisy picture; its colour and pattern follow from `kind` (0-3)."""
+    """Draw a noisy image; its color and pattern follow from `kind` (0-3)."""
     rng = np.random.default_rng(1000 * kind + seed)
     y, x = np.mgrid[:height, :width] + rng.integers(0, 30, (2, 1, 1))
     pattern = [
@@ -99,13 +132,13 @@ def draw(kind: int, seed: int, width: int = 100, height: int = 90) -> Image.Imag
         (x // 10 + y // 10) % 2 == 0,
         np.ones_like(x),
     ][kind]
-    colour = np.array([(230, 30, 30), (40, 60, 230), (30, 200, 60), (240, 240, 200)][kind])
-    pixels = pattern[..., None] * colour + rng.normal(20, 12, (height, width, 3))
+    color = np.array([(230, 30, 30), (40, 60, 230), (30, 200, 60), (240, 240, 200)][kind])
+    pixels = pattern[..., None] * color + rng.normal(20, 12, (height, width, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def make_pictures(root: Path, categories=CATEGORIES, train=4, valid=2, test=2) -> Path:
-    """Fill `root/{train,valid,test}/<category>` with so many pictures each."""
+def make_images(root: Path, categories=CATEGORIES, train=4, valid=2, test=2) -> Path:
+    """Fill `root/{train,valid,test}/<category>` with so many images each."""
     for split, count in (("train", train), ("valid", valid), ("test", test)):
         for kind, category in enumerate(categories):
             folder = root / split / category
@@ -116,26 +149,26 @@ def make_pictures(root: Path, categories=CATEGORIES, train=4, valid=2, test=2) -
     return root
 
 
-def all_pictures(root: Path) -> list[str]:
-    """The paths of all pictures in `root`, relative to it, sorted."""
+def all_images(root: Path) -> list[str]:
+    """List the paths of all images in `root`, relative to it, sorted."""
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.jpg"))
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    """A data folder with 4 categories. Not to be changed: see `own_pictures`."""
-    return make_pictures(tmp_path_factory.mktemp("data") / "pictures")
+def images(tmp_path_factory) -> Path:
+    """A data folder with 4 categories, which no test changes: see `own_images`."""
+    return make_images(tmp_path_factory.mktemp("data") / "images")
 
 
 @pytest.fixture
-def own_pictures(tmp_path) -> Path:
-    """A tiny data folder that a test may change: 2 categories of 2/1/1 pictures."""
-    return make_pictures(tmp_path / "own pictures", ("a", "b"), 2, 1, 1)
+def own_images(tmp_path) -> Path:
+    """A tiny data folder that a test may change: 2 categories of 2/1/1 images."""
+    return make_images(tmp_path / "own images", ("a", "b"), 2, 1, 1)
 
 
 @pytest.fixture
 def locked_folder():
-    """A folder that nobody but root may look into (see `not_root`), in one that everybody may."""
+    """A folder that only root can read (see `not_root`), in a folder that everybody can read."""
     folder = Path(tempfile.mkdtemp(prefix="locked"))
     folder.chmod(0)
     yield folder
@@ -145,7 +178,7 @@ def locked_folder():
 
 @contextlib.contextmanager
 def not_root():
-    """Go on without root's rights, where the tests run with them."""
+    """Drop root's rights, if the tests run with them."""
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     if is_root:
         os.seteuid(65534)
@@ -158,7 +191,7 @@ def not_root():
 
 @pytest.fixture(scope="session")
 def flowers_dir() -> Path:
-    """Real photographs: a data folder that the environment names."""
+    """A data folder of real photographs, which the environment names."""
     if not os.environ.get("FLOWERS_DIR"):
         pytest.skip("FLOWERS_DIR, a data folder of flower photographs, is not set")
     return Path(os.environ["FLOWERS_DIR"])
@@ -166,7 +199,7 @@ def flowers_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def vgg16_weights() -> Path:
-    """VGG16's ImageNet weights: a state_dict file that the environment names."""
+    """A state_dict file with VGG16's ImageNet weights, which the environment names."""
     if not os.environ.get("VGG16_WEIGHTS"):
         pytest.skip("VGG16_WEIGHTS, a state_dict file with ImageNet weights, is not set")
     return Path(os.environ["VGG16_WEIGHTS"])
@@ -176,42 +209,84 @@ def vgg16_weights() -> Path:
 
 
 def backbone_of(arch: str = "vgg16", seed: int = 0) -> model.Backbone:
-    """A whole backbone with the random values that `--weights none` gives."""
+    """Make a complete backbone with the random weights of `--weights none`."""
     backbone = model.Backbone(arch)
     model.load_weights(backbone, arch, "none", seed)
     return backbone
 
 
 def small_backbone(seed: int = 0) -> model.Backbone:
-    """Two layers of a backbone, max-pooling between them: quick, and with 384 features."""
+    """Make a backbone of two layers with max-pooling between them: fast, and with 384 features."""
     backbone = model.Backbone("vgg13")
-    layers = [backbone.features[place] for place in (0, 1, 4, 4, 5, 6)]
+    layers = [backbone.features[index] for index in (0, 1, 4, 4, 5, 6)]
     backbone.features, backbone.stages = torch.nn.Sequential(*layers), (1, 5)
     backbone.num_features = 2 * 64 + 2 * 128
     model.load_weights(backbone, "vgg13", "none", seed)
     return backbone
 
 
-def extract(root, views, cache, backbone=None, **changes) -> features.Features:
-    """`features.extract` by a small backbone, in this process, unless told otherwise."""
-    settings = {"means": utils.MEANS, "stds": utils.STDS, "cache": cache, "workers": 0}
-    settings |= {"device": torch.device("cpu"), "precision": torch.float32}
-    return features.extract(backbone or small_backbone(), str(root), views, **settings | changes)
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[str]:
+    """The name of one more architecture, for this process; see tiny_train.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        architecture = model.Architecture(tiny_train.build, None, tiny_train.STAGES)
+        patch.setitem(model.ARCHITECTURES, "tiny", architecture)
+        yield "tiny"
+
+
+@pytest.fixture
+def train_tiny(tiny, images, call, tmp_path):
+    """Train a tiny network on `images` in this process; its features are cached.
+
+    Takes flags that differ, and whether to write a report; returns the finished command and the
+    path of its checkpoint.
+    """
+    path, weights = tmp_path / "tiny.pth", tmp_path / "tiny weights.pt"
+    torch.save(backbone_of("tiny").state_dict(), weights)
+
+    def with_flags(*flags, report=False):
+        fixed = ("--data_dir", images, "--output_cat", len(CATEGORIES), "--arch", "tiny")
+        fixed += ("--weights", weights, "--workers", 0, "--epochs", 4, "--batch_size", 8)
+        fixed += ("--hidden_units", 16, "--save_dir", path)
+        fixed += () if report else ("--no_report",)
+        return call("train.py", *fixed, *flags), path
+
+    return with_flags
+
+
+def views_of(root, paths, numbers=(0,)) -> list[features.View]:
+    """List the views with these numbers of each image; see `features.list_views`."""
+    data = utils.DataFolder(str(root), {}, {"train": paths, "valid": [], "test": []}, {})
+    versions = check_files(data).versions
+    return [features.View(path, number, versions[path]) for path in paths for number in numbers]
+
+
+def extract(root, views, cache, backbone=None, strict=False, **changes) -> features.Features:
+    """Call `features.extract`, by default with a small backbone and in this process.
+
+    Args:
+        views: from `views_of`.
+        changes: of `features.Settings`.
+    """
+    settings = features.Settings(**changes)
+    return features.extract(
+        backbone or small_backbone(), str(root), views, settings, cache, strict=strict
+    )
 
 
 def state_of(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint."""
+    """Read the weights of a checkpoint."""
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
 def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Whether two state_dicts agree in every bit."""
+    """Return whether two state_dicts agree in every bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """The tests, and what they start, keep features in a folder of the tests."""
+    """Let the tests, and the processes that they start, store features in a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -219,7 +294,7 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def weights_file(tmp_path_factory):
-    """The values of `--weights none --seed 0` as a file: they stay the same for other seeds."""
+    """The weights of `--weights none --seed 0` as a file, to use them with other seeds."""
     path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
     torch.save(backbone_of().state_dict(), path)
     yield path
@@ -227,7 +302,7 @@ def weights_file(tmp_path_factory):
 
 
 class Trained(NamedTuple):
-    """What `train.py` wrote and said."""
+    """A checkpoint of `train.py`, and the finished command."""
 
     checkpoint: Path
     done: subprocess.CompletedProcess
@@ -235,10 +310,10 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def trained(pictures, tmp_path_factory):
-    """A checkpoint that the real command line trained on `pictures`, its features kept."""
+def trained(images, tmp_path_factory):
+    """A checkpoint that the real command line trained on `images`; its features are cached."""
     checkpoint = tmp_path_factory.mktemp("trained") / "new" / "model.pth"
-    flags = ("--data_dir", pictures, "--output_cat", len(CATEGORIES), "--epochs", 8)
+    flags = ("--data_dir", images, "--output_cat", len(CATEGORIES), "--epochs", 8)
     flags += ("--batch_size", 8, "--hidden_units", 64, "--views", 2)
     done = run("train.py", *flags, "--weights", "none", "--save_dir", checkpoint)
     assert done.returncode == 0, done.stderr
@@ -248,9 +323,9 @@ def trained(pictures, tmp_path_factory):
 
 @pytest.fixture
 def train_again(trained, weights_file, call, tmp_path):
-    """Train on `pictures` in this process, from the features that `trained` kept.
+    """Train on `images` in this process, from the features that `trained` cached.
 
-    Takes flags that differ; gives the finished command and the path of its checkpoint.
+    Takes flags that differ; returns the finished command and the path of its checkpoint.
     """
     path = tmp_path / "again.pth"
 

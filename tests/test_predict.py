@@ -1,41 +1,107 @@
-"""predict: the table, names, overrides, errors and what is imported."""
+"""predict: one image, inputs, many images, resuming, several processes, evaluation, errors."""
 
 import hashlib
+import io
+import itertools
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CATEGORIES, LONG, ROOT, all_pictures, assert_error, run, table_rows
+from conftest import (
+    CATEGORIES,
+    ONE_THREAD,
+    ROOT,
+    TIMEOUT,
+    TORCHRUN,
+    all_images,
+    assert_error,
+    parse_results,
+    run,
+    small_backbone,
+    table_rows,
+)
 from PIL import Image
 from torchvision.models import VGG16_Weights
 
 import plots
 import predict
+import train
 import utils
-from model import load_checkpoint
+from model import Classifier, Head, heat_map, load_checkpoint
+from support.arguments import UserError
+from support.devices import select_precision
+from support.files import save_figure
+from support.results import FORMATS
+
+TEST_IMAGE = "test/2/test_0.jpg"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, images, tmp_path_factory) -> Path:
+    """A checkpoint of a tiny network, which this process knows: an image takes milliseconds.
+
+    Its predictions are correct and not sure, with probabilities from 0.7 on.
+    """
+    path = tmp_path_factory.mktemp("tiny") / "tiny.pth"
+    flags = ["--data_dir", images, "--output_cat", len(CATEGORIES), "--arch", tiny]
+    flags += ["--weights", "none", "--workers", 0, "--views", 4]
+    flags += ["--epochs", 8, "--batch_size", 8, "--learning_rate", 0.0003]
+    train.main([*map(str, flags), "--save_dir", str(path), "--no_report", "--no_cache"])
+    return path
 
 
 @pytest.fixture
 def names_file(tmp_path):
-    """Names of the categories of `pictures`; one has none."""
+    """Names of the categories of `images`; one has none."""
     path = tmp_path / "names.json"
     path.write_text(json.dumps({"1": "one", "10": "ten", "2": "two", "0": "nought", "3": "three"}))
     return path
 
 
 @pytest.fixture
-def ask(call, trained, pictures):
-    """Predict a picture of `pictures` by the trained checkpoint, in this process."""
+def predict_image(call, checkpoint, images):
+    """Call predict.py on an image of `images`, in this process."""
 
-    def with_flags(*flags, picture="test/2/test_0.jpg", **changes):
-        fixed = {"--input": pictures / picture, "--checkpoint": trained.checkpoint} | changes
+    def with_flags(*flags, image=TEST_IMAGE, **changes):
+        fixed = {"--input": images / image, "--checkpoint": checkpoint} | changes
         return call("predict.py", *(word for pair in fixed.items() for word in pair), *flags)
+
+    return with_flags
+
+
+@pytest.fixture(scope="module")
+def photos(images, tmp_path_factory) -> Path:
+    """A folder with sub-folders: 5 images, two of them equal, 2 damaged files, some hidden."""
+    root = tmp_path_factory.mktemp("many") / "photos"
+    for number, path in enumerate(all_images(images)[::8][:4]):
+        folder = root / ("b", "a sub-folder/deeper")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(images / path, folder / f"{number}, an image.jpg")
+    shutil.copy(root / "b" / "0, an image.jpg", root / "copy of 0")
+    (root / "a damaged one.jpg").write_text("not an image")
+    (root / "b" / "empty.jpg").touch()
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "x.jpg").write_text("not read")
+    (root / "b" / ".also hidden").write_text("not read")
+    return root
+
+
+@pytest.fixture
+def predict_images(call, checkpoint, photos):
+    """Call predict.py on many images, in this process."""
+
+    def with_flags(*flags, inputs=(photos,)):
+        given = ("--input", *inputs) if inputs else ()
+        return call("predict.py", *given, "--checkpoint", checkpoint, *flags)
 
     return with_flags
 
@@ -43,232 +109,492 @@ def ask(call, trained, pictures):
 # ---------------------------------------------------------------- the table
 
 
-def test_the_script_prints_a_table(trained, pictures):
-    picture = pictures / "train" / "2" / "train_0.jpg"
-    done = run("predict.py", "--input", picture, "--checkpoint", trained.checkpoint, "--top_k", 3)
+def test_the_script_prints_a_table(trained, images):
+    image = images / "train" / "2" / "train_0.jpg"
+    done = run("predict.py", "--input", image, "--checkpoint", trained.checkpoint, "--top_k", 3)
     assert done.returncode == 0 and done.stderr == ""
-    found = table_rows(done.stdout)
-    assert [rank for rank, *_ in found] == [1, 2, 3]
-    percents = [percent for _, percent, *_ in found]
+    rows = table_rows(done.stdout)
+    assert [rank for rank, *_ in rows] == [1, 2, 3]
+    percents = [percent for _, percent, *_ in rows]
     assert percents == sorted(percents, reverse=True) and sum(percents) <= 100.2
     oxford = json.loads((ROOT / "cat_to_name.json").read_text())  # the default, by category
-    assert all(name == oxford.get(category, category) for _, _, name, category in found)
+    assert all(name == oxford.get(category, category) for _, _, name, category in rows)
 
 
-def test_from_elsewhere_the_default_names_may_be_missing(trained, pictures, tmp_path):
-    picture, flags = "test/10/test_0.jpg", ("--checkpoint", trained.checkpoint, "--top_k", 4)
-    shutil.copy(pictures / picture, tmp_path / "a picture.jpg")
-    done = run("predict.py", "--input", "a picture.jpg", *flags, cwd=tmp_path)
+def test_in_another_folder_the_default_names_may_be_missing(
+    predict_image, images, tmp_path, monkeypatch
+):
+    shutil.copy(images / "test/10/test_0.jpg", tmp_path / "an image.jpg")
+    monkeypatch.chdir(tmp_path)
+    done = predict_image("--top_k", 4, **{"--input": "an image.jpg"})
     assert done.returncode == 0 and done.stderr == ""
     assert {(name, category) for _, _, name, category in table_rows(done.stdout)} == {
         (category, category) for category in CATEGORIES
     }
 
 
-def test_columns_are_aligned(ask, names_file):
-    lines = ask("--top_k", 4, "--category_names", names_file).stdout.splitlines()
-    place = lines[0].index("category")
-    assert all(line[place - 2 : place] == "  " and line[place] != " " for line in lines)
+def test_one_category_is_the_default(predict_image):
+    assert len(table_rows(predict_image().stdout)) == 1
 
 
-def test_one_category_is_the_default(ask):
-    assert len(table_rows(ask().stdout)) == 1
+def test_a_top_k_above_the_number_of_categories_gives_all(predict_image):
+    rows = table_rows(predict_image("--top_k", 10**6).stdout)
+    assert sorted(category for *_, category in rows) == sorted(CATEGORIES)
+    assert sum(percent for _, percent, *_ in rows) == pytest.approx(100, abs=0.3)
 
 
-def test_more_than_there_are_gives_all(ask):
-    found = table_rows(ask("--top_k", 10**6).stdout)
-    assert sorted(category for *_, category in found) == sorted(CATEGORIES)
-    assert sum(percent for _, percent, *_ in found) == pytest.approx(100, abs=0.3)
-
-
-def test_bars_are_as_long_as_probabilities(ask):
-    lines = ask("--top_k", 4).stdout.splitlines()
-    for line, (_, percent, *_) in zip(lines[1:], table_rows("\n".join(lines)), strict=True):
-        assert abs(line.count("█") - percent * predict.BAR / 100) < 0.51
-        assert line == line.rstrip()
-
-
-def test_a_terminal_without_blocks_gets_other_bars(trained, pictures):
-    flags = ("--input", pictures / "test" / "2" / "test_0.jpg", "--checkpoint", trained.checkpoint)
-    done = run("predict.py", *flags, env={"PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0 and re.search("  #+$", done.stdout) and "\\" not in done.stdout
-
-
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- figures
 
 
 @pytest.mark.parametrize("top_k", [1, 4])
-def test_a_plot_and_a_heat_map_are_drawn(ask, tmp_path, top_k):
+def test_a_plot_and_a_heat_map_are_drawn(predict_image, tmp_path, top_k):
     plot, heat = tmp_path / "plot.png", tmp_path / "heat.jpg"
-    done = ask("--top_k", top_k, "--plot", plot, "--heatmap", heat)
-    assert done.returncode == 0 and done.stdout == ask("--top_k", top_k).stdout
+    done = predict_image("--top_k", top_k, "--plot", plot, "--heatmap", heat)
+    assert done.returncode == 0 and done.stdout == predict_image("--top_k", top_k).stdout
     for path, kind in ((plot, "PNG"), (heat, "JPEG")):
         with Image.open(path) as image:
             assert image.format == kind and min(image.size) > 300
             assert len(image.convert("RGB").getcolors(10**7)) > 100
 
 
-def test_the_heat_map_is_of_the_likeliest_category(trained, pictures, ask, tmp_path):
-    path = pictures / "test" / "2" / "test_0.jpg"
-    model = load_checkpoint(trained.checkpoint)
-    model.backbone.to(utils.select_precision(torch.device("cpu")))
-    [[best]] = predict.predict(model, [path], names=utils.load_category_names())
-    seen, heat = predict.explain(model, path, best.category)
-    assert np.array_equal(seen, utils.plain_view(utils.load_image(path)).permute(1, 2, 0))
+def test_the_heat_map_is_of_the_most_likely_category(checkpoint, images, predict_image, tmp_path):
+    view = utils.plain_view(utils.load_image(images / TEST_IMAGE))
+    model = load_checkpoint(checkpoint)
+    model.backbone.to(select_precision(torch.device("cpu")))
+    [[best]] = predict.predict(model, [images / TEST_IMAGE], names=utils.load_category_names())
+    heat = heat_map(model, view, best.category)
     other = next(category for category in CATEGORIES if category != best.category)
-    assert not np.array_equal(heat, predict.explain(model, path, other)[1])
-    assert ask("--top_k", 3, "--heatmap", tmp_path / "asked.png").returncode == 0
-    utils.save_figure(plots.heat_map(seen, heat, best.name), tmp_path / "drawn.png")
-    asked, drawn = (
+    assert not torch.equal(heat, heat_map(model, view, other))
+    done = predict_image("--top_k", 3, "--heatmap", tmp_path / "actual.png")
+    assert done.returncode == 0
+    figure = plots.heat_map(view.permute(1, 2, 0).numpy(), heat.numpy(), best.name)
+    save_figure(figure, tmp_path / "expected.png")
+    actual, expected = (
         np.asarray(Image.open(tmp_path / name).convert("RGB"), int)
-        for name in ("asked.png", "drawn.png")
+        for name in ("actual.png", "expected.png")
     )
-    assert np.abs(asked - drawn).max() <= 8  # layers in channels_last round otherwise
+    assert np.abs(actual - expected).max() <= 8  # layers in channels_last round differently
 
 
 @pytest.mark.parametrize("flag", ["--plot", "--heatmap"])
 @pytest.mark.parametrize("name", ["no folder/a.png", "a.what", "folder.png"])
-def test_a_figure_that_cannot_be_written_is_named(ask, tmp_path, flag, name):
+def test_a_figure_that_cannot_be_written_is_reported(predict_image, tmp_path, flag, name):
     (tmp_path / "folder.png").mkdir()
-    done = ask(flag, tmp_path / name)
+    done = predict_image(flag, tmp_path / name)
     assert_error(done, tmp_path / name)
-    assert len(table_rows(done.stdout)) == 1  # the answer is there
+    assert len(table_rows(done.stdout)) == 1  # the prediction was printed before
 
 
 # ---------------------------------------------------------------- names
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_names_are_found_by_category_folder(ask, names_file, category):
-    done = ask(
-        "--category_names", names_file, "--top_k", 4, picture=f"train/{category}/train_1.jpg"
-    )
-    found = table_rows(done.stdout)
-    assert {(name, folder) for _, _, name, folder in found} == {
+def test_names_follow_from_the_category_folder(predict_image, names_file, category):
+    image = f"train/{category}/train_1.jpg"
+    done = predict_image("--category_names", names_file, "--top_k", 4, image=image)
+    rows = table_rows(done.stdout)
+    assert {(name, folder) for _, _, name, folder in rows} == {
         ("one", "1"),
         ("ten", "10"),
         ("two", "2"),
         ("x y", "x y"),
     }
-    assert found[0][3] == category
+    assert rows[0][3] == category
 
 
-def test_missing_names_that_were_asked_for_are_an_error(ask):
-    assert_error(ask("--category_names", "no such names.json"), "no such names.json")
+def test_a_missing_file_of_names_is_an_error(predict_image):
+    assert_error(predict_image("--category_names", "no such names.json"), "no such names.json")
 
 
-def test_wrong_names_are_an_error(ask, tmp_path):
+def test_invalid_names_are_an_error(predict_image, tmp_path):
     (tmp_path / "names.json").write_text("[1]")
-    assert_error(ask("--category_names", tmp_path / "names.json"), tmp_path / "names.json")
+    done = predict_image("--category_names", tmp_path / "names.json")
+    assert_error(done, tmp_path / "names.json")
 
 
-# ---------------------------------------------------------------- the prediction
+# ---------------------------------------------------------------- predictions
 
 
-def test_probabilities_are_the_networks(trained, pictures):
-    paths = [pictures / path for path in all_pictures(pictures)[:3]]
-    model = load_checkpoint(trained.checkpoint)
+def test_probabilities_are_those_of_the_network(checkpoint, images):
+    paths = [images / path for path in all_images(images)[:3]]
+    model = load_checkpoint(checkpoint)
     model.temperature = 0.7
-    found = predict.predict(model, paths, top_k=4)
+    predictions = predict.predict(model, paths, top_k=4)
     transform = VGG16_Weights.IMAGENET1K_V1.transforms()
-    for predictions, path in zip(found, paths, strict=True):
+    for ranked, path in zip(predictions, paths, strict=True):
         with torch.inference_mode():
             logits = model(transform(utils.load_image(path))[None])[0]
-        wanted = (logits / model.temperature).softmax(0)
-        assert sum(p.probability for p in predictions) == pytest.approx(1, abs=1e-5)
-        for p in predictions:
+        expected = (logits / model.temperature).softmax(0)
+        assert sum(p.probability for p in ranked) == pytest.approx(1, abs=1e-5)
+        for p in ranked:
             index = sorted(CATEGORIES).index(p.category)
-            assert p.probability == pytest.approx(wanted[index].item(), abs=1e-5)
+            assert p.probability == pytest.approx(expected[index].item(), abs=1e-5)
 
 
-def test_means_and_deviations_override_the_checkpoints(ask):
-    as_trained = ask("--top_k", 4).stdout
-    same = ask("--top_k", 4, "--means", utils.MEANS, "--stds", utils.STDS)
+def test_means_and_deviations_replace_those_of_the_checkpoint(predict_image):
+    as_trained = predict_image("--top_k", 4).stdout
+    same = predict_image("--top_k", 4, "--means", utils.MEANS, "--stds", utils.STDS)
     assert same.stdout == as_trained
-    assert ask("--top_k", 4, "--means", "0", "0", "0").stdout != as_trained
-    assert ask("--top_k", 4, "--stds", "2", "2", "2").stdout != as_trained
+    assert predict_image("--top_k", 4, "--means", "0", "0", "0").stdout != as_trained
+    assert predict_image("--top_k", 4, "--stds", "2", "2", "2").stdout != as_trained
 
 
-def test_a_picture_is_read_as_in_training(trained, pictures, tmp_path):
-    """Turned by its camera or not, it is the same picture."""
-    upright = utils.load_image(pictures / "test" / "2" / "test_1.jpg")
-    exif = utils.Image.Exif()
-    exif[0x0112] = 8  # to be turned to the left
+def test_an_image_is_decoded_as_in_training(checkpoint, images, tmp_path):
+    """An image that EXIF turns gives the same predictions as the upright one."""
+    upright = utils.load_image(images / "test" / "2" / "test_1.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 8  # turn it to the left
     upright.save(tmp_path / "upright.png")
-    upright.transpose(utils.Image.Transpose.ROTATE_270).save(tmp_path / "turned.png", exif=exif)
-    model = load_checkpoint(trained.checkpoint)
-    one, other = predict.predict(
-        model, [tmp_path / "upright.png", tmp_path / "turned.png"], top_k=4
-    )
-    assert one == other
+    upright.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "turned.png", exif=exif)
+    paths = [tmp_path / "upright.png", tmp_path / "turned.png"]
+    first, second = predict.predict(load_checkpoint(checkpoint), paths, top_k=4)
+    assert first == second
 
 
-def test_nothing_is_imported_that_a_prediction_does_not_need(trained, pictures):
+def test_an_unsure_prediction_is_unknown(predict_image, tmp_path):
+    done = predict_image("--top_k", 2, "--format", "jsonl")
+    probability = json.loads(done.stdout)["predictions"][0]["probability"]
+    assert probability < 1
+    flags = ("--top_k", 2, "--min_probability", (1 + probability) / 2)
+    done = predict_image(*flags, "--plot", tmp_path / "a.png", "--heatmap", tmp_path / "b.png")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"1 +[0-9.]+% +unknown\b", done.stdout)
+    assert (tmp_path / "a.png").exists() and (tmp_path / "b.png").exists()
+    [prediction] = json.loads(predict_image(*flags, "--format", "jsonl").stdout)["predictions"]
+    unknown = {"rank": 1, "category": "", "name": "unknown"}
+    assert prediction == {**unknown, "probability": probability}
+
+
+def test_nothing_is_imported_that_a_prediction_does_not_need(trained, images):
     program = """
 import sys, predict
 predict.main(sys.argv[1:])
-heavy = ("matplotlib", "seaborn", "pandas", "IPython", "notebook", "train", "features")
-print([name for name in heavy if name in sys.modules])
+heavy = ("matplotlib", "seaborn", "pandas", "scipy", "IPython", "notebook", "onnx", "platformdirs")
+project = ("train", "features", "fitting", "data_check", "report", "plots", "support.record_store")
+print([name for name in (*heavy, *project) if name in sys.modules])
 """
-    flags = ["--input", pictures / all_pictures(pictures)[0], "--checkpoint", trained.checkpoint]
+    flags = ["--input", images / TEST_IMAGE, "--checkpoint", trained.checkpoint]
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, flags)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=LONG,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     assert len(table_rows("\n".join(done.stdout.splitlines()[:-1]))) == 1
 
 
-def test_the_checkpoint_can_be_pinned(ask, trained):
-    done = ask("--verbose")
-    sha256 = hashlib.sha256(trained.checkpoint.read_bytes()).hexdigest()
-    assert done.stderr == f"{trained.checkpoint}: sha256 {sha256}\n"
-    assert done.stdout == ask().stdout and done.returncode == 0
+def test_verbose_prints_the_digest_of_the_checkpoint(predict_image, checkpoint):
+    done = predict_image("--verbose")
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert done.stderr == f"{checkpoint}: sha256 {sha256}\n"
+    assert done.stdout == predict_image().stdout and done.returncode == 0
+
+
+# ---------------------------------------------------------------- inputs
+
+
+def test_folders_patterns_and_lists_are_in_order(photos, monkeypatch):
+    paths = [Path(path).relative_to(photos).as_posix() for path in utils.find_images([photos])]
+    assert paths == sorted(paths) and len(paths) == 7
+    assert not [path for path in paths if "hidden" in path]
+    matches = list(utils.find_images([f"{photos}/b/*image.jpg", f"{photos}/copy*"]))
+    assert matches == sorted(map(str, photos.glob("b/*image.jpg"))) + [str(photos / "copy of 0")]
+    assert list(utils.find_images([f"{photos}/**/deeper"])) == [
+        str(path) for path in sorted((photos / "a sub-folder" / "deeper").iterdir())
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one.jpg\n\n two words.jpg\r\n"))
+    assert list(utils.find_images(["x", "-"])) == ["x", "one.jpg", " two words.jpg"]
+    assert list(utils.find_images(["no such*"])) == ["no such*"]  # reading it will report why
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    for name in ("a[1].jpg", "a1.jpg"):
+        (tmp_path / name).touch()
+    assert list(utils.find_images([str(tmp_path / "a[1].jpg")])) == [str(tmp_path / "a[1].jpg")]
+
+
+def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").touch()
+    (tmp_path / "a" / "circle").symlink_to(tmp_path)
+    (tmp_path / "a" / "y").symlink_to("x")
+    (tmp_path / "a" / "missing").symlink_to("nothing")
+    names = [Path(path).name for path in utils.find_images([str(tmp_path)])]
+    assert names == ["missing", "x", "y"]
+
+
+# ---------------------------------------------------------------- many images
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint, photos):
+    """The results for `photos`, by one call of `predict` for each image."""
+    model = load_checkpoint(checkpoint)
+    model.backbone.to(select_precision(torch.device("cpu")))
+    results = []
+    for path in utils.find_images([str(photos)]):
+        try:
+            [best] = predict.predict(model, [path], top_k=2, names=utils.load_category_names())
+            results.append({"path": path, "predictions": best})
+        except UserError as error:
+            results.append({"path": path, "error": str(error).removeprefix(f"{path}: ")})
+    assert sum("error" in result for result in results) == 2
+    return results
+
+
+def assert_same(actual: list[dict], expected: list[dict]) -> None:
+    """Assert that parsed results are the expected ones, up to rounding."""
+    assert [result["path"] for result in actual] == [result["path"] for result in expected]
+    for result, other in zip(actual, expected, strict=True):
+        assert result.get("error") == other.get("error")
+        assert len(result.get("predictions", ())) == len(other.get("predictions", ()))
+        pairs = zip(result.get("predictions", ()), other.get("predictions", ()), strict=True)
+        for rank, (p, q) in enumerate(pairs, 1):
+            assert (p["rank"], p["category"], p["name"]) == (rank, q.category, q.name)
+            assert p["probability"] == pytest.approx(q.probability, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", FORMATS[:3])
+def test_a_file_or_standard_output_has_every_result(predict_images, expected, tmp_path, kind):
+    path = tmp_path / "new folder" / f"out.{kind.upper()}"
+    done = predict_images("--top_k", 2, "--output", path, "--format", kind)
+    assert done.returncode == 1
+    assert_same(parse_results(path.read_text(), kind), expected)
+    assert done.stdout == path.read_text()
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2 and "a damaged one.jpg: not an image" in warnings[0]
+    assert done.stderr.splitlines()[-1] == "5 images predicted, 2 could not be read"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_file_and_standard_output_may_differ_in_format(predict_images, photos, tmp_path):
+    paths, csv = (photos / "copy of 0", photos / "b" / "empty.jpg"), tmp_path / "a.csv"
+    to_file = predict_images("--output", csv, inputs=paths)
+    assert (to_file.returncode, to_file.stdout) == (1, "")
+    text = csv.read_text()
+    to_stdout = predict_images("--format", "csv", "--quiet", inputs=paths)
+    assert (to_stdout.returncode, to_stdout.stdout, to_stdout.stderr) == (1, text, "")
+    to_both = predict_images("--format", "jsonl", "--output", csv, "--quiet", inputs=paths)
+    assert parse_results(to_both.stdout, "jsonl") == parse_results(text, "csv")
+    assert csv.read_text() == text and to_both.stderr == ""
+
+
+def test_a_table_has_each_image_under_its_path(predict_images, expected):
+    done = predict_images("--top_k", 2)
+    assert done.returncode == 1
+    blocks = [block.splitlines() for block in done.stdout.strip().split("\n\n")]
+    readable = [result for result in expected if "error" not in result]
+    for (path, head, *rows), result in zip(blocks, readable, strict=True):
+        assert path == result["path"]
+        assert head.split() == ["rank", "probability", "name", "category"]
+        assert [result["predictions"][0].name in rows[0], len(rows)] == [True, 2]
+
+
+def test_a_list_on_standard_input_may_end(predict_images, expected, photos, monkeypatch):
+    paths = [result["path"] for result in expected[:2]]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(paths)))
+    done = predict_images("--format", "json", "--top_k", 2, inputs=["-"])
+    assert_same(parse_results(done.stdout, "json"), expected[:2])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    done = predict_images("--format", "json", inputs=["-"])
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])
+
+
+def test_a_million_paths_are_not_read_before_the_first_prediction():
+    """However many paths there are, only a few images are decoded ahead."""
+    torch.manual_seed(0)
+    values = {"arch": "vgg13", "class_to_idx": {"a": 0, "b": 1}, "image_size": 224}
+    values |= {"means": utils.MEANS, "stds": utils.STDS}
+    model = Classifier(small_backbone(), Head(384, 8, 2, 2, 0.5), **values).eval()
+    image = ROOT / "assets" / "sample_flowers" / "test" / "54" / "drawing_031.jpg"
+    count = itertools.count()
+    paths = (str(image) for _ in iter(lambda: next(count), 10**6))
+    for workers in (0, 2):
+        before = next(count)
+        stream = predict.predict_stream(model, paths, batch_size=3, workers=workers)
+        for number in range(10):
+            assert next(stream).probs.shape == (2,)
+            assert next(count) - before <= number + 30
+        stream.close()
+
+
+def test_several_threads_may_share_one_model(checkpoint, images):
+    model = load_checkpoint(checkpoint)
+    paths = [images / path for path in all_images(images)[::3][:8]]
+    one_by_one = [predict.predict(model, [path], top_k=4) for path in paths]
+    with ThreadPoolExecutor(8) as pool:
+        at_once = list(pool.map(lambda path: predict.predict(model, [path], top_k=4), paths))
+    assert at_once == one_by_one
+
+
+# ---------------------------------------------------------------- resuming, several processes
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(trained, photos, tmp_path_factory):
+    """The flags of a run on 21 files, and the bytes that it writes in one process."""
+    flags = ["--input", photos, photos, photos, "--checkpoint", trained.checkpoint]
+    flags += ["--top_k", 2, "--batch_size", 1, "--workers", 1, "--output"]
+    path = tmp_path_factory.mktemp("uninterrupted") / "names.csv"
+    assert run("predict.py", *flags, path, env=ONE_THREAD).returncode == 1
+    assert len(parse_results(path.read_text(), "csv")) == 21  # 16 for the first of two processes
+    return flags, path.read_bytes()
+
+
+def test_a_killed_run_is_resumed_to_the_same_bytes(trained, photos, uninterrupted, tmp_path):
+    """The run gets its list from standard input, and prints each result while the list grows."""
+    flags, complete = uninterrupted
+    path, partial = tmp_path / "killed.csv", tmp_path / "killed.csv.partial"
+    command = [sys.executable, ROOT / "predict.py", "--input", "-", "--format", "jsonl"]
+    command += ["--checkpoint", trained.checkpoint, "--top_k", 2]
+    command += ["--batch_size", 1, "--workers", 0, "--output", path]
+    with subprocess.Popen(
+        list(map(str, command)),
+        env={**os.environ, **ONE_THREAD},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for image in itertools.islice(utils.find_images([str(photos)]), 5):
+            process.stdin.write(f"{image}\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["path"] == image
+        process.send_signal(signal.SIGKILL)
+    stored = parse_results(partial.read_text(), "csv")
+    assert len(stored) >= 4 and not path.exists()  # a result is printed, then written
+    done = run("predict.py", *flags, path, "--resume", env=ONE_THREAD)
+    assert done.returncode == 1
+    already = re.search(r", ([0-9]+) were in (.+) already$", done.stderr.splitlines()[-1])
+    assert int(already[1]) in (len(stored) - 1, len(stored)) and already[2] == str(path)
+    assert path.read_bytes() == complete
+    assert not partial.exists()
+
+
+def test_two_processes_write_the_same_bytes_as_one(uninterrupted, tmp_path):
+    flags, complete = uninterrupted
+    path, launcher = tmp_path / "two.csv", (*TORCHRUN, "--nproc_per_node=2")
+    done = run("predict.py", *flags, path, launcher=launcher, env=ONE_THREAD)
+    assert done.returncode == 1, done.stderr  # some images are damaged
+    assert path.read_bytes() == complete
+    assert done.stderr.count("a damaged one.jpg: not an image") == 3  # given so often
+
+
+def test_an_output_that_cannot_be_written_or_continued_is_reported(predict_images, tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    done = predict_images("--output", tmp_path / "folder.csv")
+    assert_error(done, "folder.csv", "is a folder")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    done = predict_images("--output", tmp_path / "other.csv", "--resume")
+    assert_error(done, "other.csv", "--resume")
+    assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+    assert_error(predict_images("--output", tmp_path / "out.xlsx"), "out.xlsx", ".jsonl")
+    assert_error(predict_images("--resume"), "--resume", "--output")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = predict_images("--output", tmp_path / "x.csv", inputs=[empty])
+    assert_error(done, empty, "no images")
+    assert_error(predict_images("--plot", tmp_path / "x.png"), "--plot")
+    assert not (tmp_path / "x.csv").exists()
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def test_a_checkpoint_is_evaluated_as_after_training(call, checkpoint, images, tmp_path):
+    flags = ("--checkpoint", checkpoint, "--evaluate")
+    done = call("predict.py", *flags, images, "--plot", tmp_path / "confusion.png")
+    assert done.returncode == 0, done.stderr
+    metrics = torch.load(checkpoint, weights_only=True)["metrics"]
+    assert done.stdout.splitlines()[0] == (
+        f"8 images of 4 categories: accuracy {metrics['test_accuracy']:.1%}, top-5 "
+        f"{metrics['test_top5_accuracy']:.1%}, mean of the categories "
+        f"{metrics['test_class_accuracy']:.1%}, calibration error {metrics['test_ece']:.1%}"
+    )
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+    assert call("predict.py", *flags, images / "test").stdout == done.stdout
+
+
+def test_mistakes_and_sure_predictions_are_counted(call, checkpoint, images, tmp_path):
+    names = utils.load_category_names()
+    for category, other in zip(CATEGORIES, CATEGORIES[1:] + CATEGORIES[:1], strict=True):
+        (tmp_path / category).mkdir()
+        for path in sorted((images / "train" / other).iterdir())[:2]:
+            shutil.copy(path, tmp_path / category)
+    (tmp_path / "1" / "damaged").write_text("not an image")
+    paths = [str(path) for c in CATEGORIES for path in sorted((tmp_path / c).glob("*.jpg"))]
+    predictions = predict.predict(load_checkpoint(checkpoint), paths)
+    mistakes = sum(
+        Path(path).parent.name != best.category
+        for path, [best] in zip(paths, predictions, strict=True)
+    )
+    assert mistakes >= 6  # all labels are incorrect
+    flags = ("--checkpoint", checkpoint, "--evaluate", tmp_path)
+    done = call("predict.py", *flags, "--min_probability", 1e-6)
+    assert done.returncode == 1 and "damaged: not an image" in done.stderr
+    lines, accuracy = done.stdout.splitlines(), f"{1 - mistakes / 8:.1%}"
+    assert lines[0].startswith(f"8 images of 4 categories: accuracy {accuracy}")
+    assert lines[1].startswith("100.0% of the predictions") and f"{accuracy} of these" in lines[1]
+    pattern = "([0-9]+) of (.+) predicted as (.+)"
+    confusions = [re.fullmatch(pattern, line).groups() for line in lines[2:]]
+    assert sum(int(count) for count, *_ in confusions) == mistakes
+    assert {name for _, name, _ in confusions} <= {names.get(c, c) for c in CATEGORIES}
+
+
+def test_a_folder_that_cannot_be_evaluated_is_reported(call, checkpoint, tmp_path):
+    flags = ("--checkpoint", checkpoint, "--evaluate")
+    assert_error(call("predict.py", *flags, tmp_path / "missing"), "missing")
+    (tmp_path / "not a category").mkdir()
+    assert_error(call("predict.py", *flags, tmp_path), "not a category")
+    (tmp_path / "not a category").rmdir()
+    (tmp_path / "1").mkdir()
+    assert_error(call("predict.py", *flags, tmp_path), "no images")
+    (tmp_path / "1" / "damaged").write_text("not an image")
+    assert_error(call("predict.py", *flags, tmp_path), "none of its images")
+    assert_error(call("predict.py", *flags, tmp_path, "--input", "x.jpg"), "--evaluate", "--input")
 
 
 # ---------------------------------------------------------------- errors
 
 
-def test_probabilities_that_are_no_numbers_are_not_shown(trained, pictures):
-    model = load_checkpoint(trained.checkpoint)
+def test_probabilities_that_are_not_finite_are_an_error(checkpoint, images):
+    model = load_checkpoint(checkpoint)
     model.temperature = 1e-45
-    with pytest.raises(utils.UserError, match="probabilities"):
-        predict.predict(model, [pictures / all_pictures(pictures)[0]])
+    with pytest.raises(UserError, match="probabilities"):
+        predict.predict(model, [images / TEST_IMAGE])
 
 
-def test_the_script_names_a_picture_that_it_cannot_read(trained, tmp_path):
-    (tmp_path / "text.jpg").write_text("no picture")
+def test_the_script_reports_an_image_that_it_cannot_read(trained, tmp_path):
+    (tmp_path / "text.jpg").write_text("not an image")
     flags = ("--checkpoint", trained.checkpoint)
     assert_error(run("predict.py", "--input", tmp_path / "text.jpg", *flags), "text.jpg")
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "cut off", "folder"])
-def test_a_picture_that_cannot_be_read_is_named(ask, pictures, tmp_path, kind):
-    path = tmp_path / "picture.jpg"
+def test_an_image_that_cannot_be_read_is_reported(predict_image, images, tmp_path, kind):
+    path = tmp_path / "image.jpg"
     if kind == "empty":
         path.touch()
     elif kind == "cut off":
-        shutil.copy(pictures / all_pictures(pictures)[0], path)
+        shutil.copy(images / TEST_IMAGE, path)
         os.truncate(path, path.stat().st_size // 2)
     elif kind == "folder":
         path.mkdir()
-    assert_error(ask(**{"--input": path}), path)
+    assert_error(predict_image(**{"--input": path}), path)
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "weights only", "folder"])
-def test_a_file_that_is_no_checkpoint_is_named(ask, tmp_path, kind):
+def test_a_file_that_is_no_checkpoint_is_reported(predict_image, tmp_path, kind):
     path = tmp_path / "checkpoint.pth"
     if kind == "text":
-        path.write_text("no checkpoint")
+        path.write_text("not a checkpoint")
     elif kind == "weights only":
         torch.save({"features.0.bias": torch.zeros(64)}, path)
     elif kind == "folder":
         path.mkdir()
-    assert_error(ask(**{"--checkpoint": path}), path)
+    assert_error(predict_image(**{"--checkpoint": path}), path)
 
 
 @pytest.mark.parametrize(
@@ -285,18 +611,18 @@ def test_a_file_that_is_no_checkpoint_is_named(ask, tmp_path, kind):
         ("--shape", "round"),
     ],
 )
-def test_a_wrong_value_is_named(ask, flag, value):
-    assert_error(ask(flag, value), flag, value)
+def test_an_invalid_value_is_reported(predict_image, flag, value):
+    assert_error(predict_image(flag, value), flag, value)
 
 
 @pytest.mark.parametrize(
-    ("flags", "word"), [([], "--input"), (["--input", "picture.jpg"], "--checkpoint")]
+    ("flags", "word"), [([], "--input"), (["--input", "image.jpg"], "--checkpoint")]
 )
-def test_missing_flags_are_named(call, flags, word):
+def test_missing_flags_are_reported(call, flags, word):
     assert_error(call("predict.py", *flags), word)
 
 
-def test_gpu_without_a_gpu_is_an_error(ask):
+def test_gpu_without_a_gpu_is_an_error(predict_image):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("this machine has a GPU")
-    assert_error(ask("--device", "gpu"), "--device", "gpu")
+    assert_error(predict_image("--device", "gpu"), "--device", "gpu")

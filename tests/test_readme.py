@@ -1,4 +1,4 @@
-"""README.md: its commands parse, it names every flag, its links lead somewhere."""
+"""README.md: its commands parse, it mentions every flag, its links lead to files."""
 
 import re
 import shlex
@@ -22,8 +22,8 @@ def readme() -> str:
 
 
 def commands(text: str) -> list[tuple[str, list[str]]]:
-    """The script and the arguments of each command for one of them in the code blocks."""
-    found = []
+    """Return the script and the arguments of each command in a code block that runs a script."""
+    runs = []
     for block in re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if not re.search(r"(python3?|torchrun)\b.*\b(train|predict)\.py", line):
@@ -34,14 +34,14 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
             while words:
                 end = next(i for i, word in enumerate(words) if re.fullmatch("[&|;<>]+", word))
                 command, words = words[:end], words[end + 1 :]
-                places = [i for i, word in enumerate(command) if Path(word).name in PARSERS]
-                if places and re.search(r"python|torchrun", " ".join(command[: places[0]])):
-                    place = places[0]
-                    found.append((Path(command[place]).name, command[place + 1 :]))
-    return found
+                indices = [i for i, word in enumerate(command) if Path(word).name in PARSERS]
+                if indices and re.search(r"python|torchrun", " ".join(command[: indices[0]])):
+                    script, *arguments = command[indices[0] :]
+                    runs.append((Path(script).name, arguments))
+    return runs
 
 
-def test_commands_are_found_in_code_blocks_only():
+def test_only_commands_in_code_blocks_count():
     text = """
 Type python train.py --no.
 ```sh
@@ -60,9 +60,9 @@ OMP_NUM_THREADS=1 torchrun --nproc_per_node=2 train.py --seed 1
 
 @pytest.mark.parametrize("script", PARSERS)
 def test_every_command_parses(readme, script):
-    found = [arguments for name, arguments in commands(readme) if name == script]
-    assert found, f"README.md has no command for {script}"
-    for arguments in found:
+    runs = [arguments for name, arguments in commands(readme) if name == script]
+    assert runs, f"README.md has no command that runs {script}"
+    for arguments in runs:
         assert PARSERS[script](arguments)
 
 
@@ -76,8 +76,9 @@ def test_every_flag_is_mentioned(readme, script, capsys):
     assert not missing
 
 
-def test_every_link_to_a_file_leads_to_one(readme):
-    links = re.findall(r"\]\(<?([^)#>\s]+)|(?:src|href)=\"([^\"#]+)", readme)
-    files = [one or other for one, other in links if "://" not in (one or other)]
+def test_every_link_to_a_file_leads_to_a_file(readme):
+    pairs = re.findall(r"\]\(<?([^)#>\s]+)|(?:src|href)=\"([^\"#]+)", readme)
+    links = [markdown or html for markdown, html in pairs]
+    files = [link for link in links if "://" not in link]
     assert files, "README.md links to no file"
     assert not [name for name in files if not (ROOT / unquote(name)).exists()]

@@ -1,5 +1,6 @@
-"""train.py --resume: what a run that was stopped leaves, and how another goes on from there."""
+"""support.resume and train.py --resume: what an interrupted run leaves, and how it is resumed."""
 
+import contextlib
 import os
 import random
 import resource
@@ -7,164 +8,326 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import LONG, ROOT, assert_error, draw, make_pictures, run, same_bits, state_of
+from conftest import ROOT, TIMEOUT, assert_error, draw, make_images, same_bits, state_of
 
-KILLS = int(os.environ.get("KILLS", 4))  # more of them take more time, and find more
+import train
+from support import resume
+from support.arguments import UserError
+from support.resume import UnfinishedRun
+
+KILLS = int(os.environ.get("KILLS", 0))  # at random epochs, in addition to those below
+
+
+# ---------------------------------------------------------------- UnfinishedRun
+
+ARGUMENTS = {"epochs": 3, "seed": 0, "resume": False}
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    return tmp_path / "model.pth"
+
+
+def start_run(checkpoint, changes=None, state=None, inputs="digest", resume=False) -> UnfinishedRun:
+    """Begin a run, and save a state of it."""
+    run = UnfinishedRun(checkpoint, ARGUMENTS | (changes or {}), resume)
+    run.state_for(inputs)
+    run.save(state)
+    return run
+
+
+def test_a_run_continues_from_its_last_state(checkpoint, monkeypatch):
+    monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
+    run = start_run(checkpoint, state={"epoch": 1})
+    run.save({"epoch": 2, "tensor": torch.arange(3)})
+    again = UnfinishedRun(checkpoint, ARGUMENTS | {"resume": True}, True)
+    state = again.state_for("digest")
+    again.save({"epoch": 3})  # replaces the file, but not what was read
+    assert state["epoch"] == 2 and state["tensor"].tolist() == [0, 1, 2]
+    assert UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("digest") == {"epoch": 3}
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["model.pth.unfinished"]
+    again.remove()
+    assert not list(checkpoint.parent.iterdir())
+    again.remove()
+
+
+def test_states_are_not_written_more_often_than_the_interval(checkpoint, monkeypatch):
+    run = start_run(checkpoint, state={"epoch": 1})  # at once after the run began
+    monkeypatch.setattr(resume, "SAVE_INTERVAL", 10**6)
+    run.save({"epoch": 2})
+    assert UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("digest") is None
+    monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
+    run.save({"epoch": 3})
+    assert UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("digest") == {"epoch": 3}
+
+
+def test_before_the_first_epoch_there_is_no_state(checkpoint):
+    assert start_run(checkpoint).state_for("digest") is None
+    assert UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("other images") is None
+
+
+def test_without_resume_a_run_starts_from_the_beginning(checkpoint, monkeypatch):
+    monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
+    start_run(checkpoint, state={"epoch": 1})
+    (checkpoint.parent / "model.pth.unfinished" / "features").touch()  # of --no_cache
+    run = UnfinishedRun(checkpoint, ARGUMENTS, False)
+    assert run.state_for("digest") is None
+    assert [path.name for path in run.folder.iterdir()] == ["state.pth"]
+
+
+def test_other_arguments_are_named(checkpoint):
+    start_run(checkpoint)
+    UnfinishedRun(checkpoint, ARGUMENTS, True)
+    with pytest.raises(UserError, match="--resume: .* had --seed 0, not 1; .* leave out --resume"):
+        UnfinishedRun(checkpoint, ARGUMENTS | {"seed": 1}, True)
+    with pytest.raises(UserError, match="had --added None, not 1"):
+        UnfinishedRun(checkpoint, ARGUMENTS | {"added": 1}, True)
+
+
+def test_other_inputs_are_reported(checkpoint, monkeypatch):
+    monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
+    start_run(checkpoint, state={"epoch": 1})
+    with pytest.raises(UserError, match="--resume: the images have changed"):
+        UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("other images")
+
+
+def test_nothing_to_resume_is_warned_of(checkpoint, capsys):
+    assert UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("digest") is None
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: --resume: nothing to resume") and "model.pth" in line
+    assert UnfinishedRun(checkpoint, ARGUMENTS, True)  # now there is
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"", [1, 2], {"other": 1}], ids=str)
+def test_garbage_is_not_resumed(checkpoint, content):
+    path = checkpoint.parent / "model.pth.unfinished" / "state.pth"
+    path.parent.mkdir()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(UserError, match="state.pth: not .* state of an interrupted run"):
+        UnfinishedRun(checkpoint, ARGUMENTS, True)
+
+
+# ---------------------------------------------------------------- train.py --resume
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("resume") / "data", ("a", "b"), 3, 1, 1)
+    return make_images(tmp_path_factory.mktemp("resume") / "data", ("a", "b"), 3, 1, 1)
 
 
-def words(data, folder, epochs=100):
-    """The arguments of a training that writes `folder/model.pth`."""
-    flags = ("--data_dir", data, "--output_cat", 2, "--weights", "none", "--arch", "vgg13")
-    flags += ("--epochs", epochs, "--workers", 1, "--cache_dir", folder / "cache", "--no_report")
-    return [*flags, "--save_dir", folder / "model.pth"]
+def words(data, folder, *flags, epochs=60):
+    """List the arguments of a training that writes `folder/model.pth`."""
+    fixed = ("--data_dir", data, "--output_cat", 2, "--weights", "none", "--arch", "tiny")
+    fixed += ("--workers", 1, "--cache_dir", folder / "cache", "--no_report")
+    return [*fixed, "--epochs", epochs, "--save_dir", folder / "model.pth", *flags]
 
 
-def start(data, folder, epochs=100):
-    """Such a training as a process of its own, with a group of its own, as a shell starts it."""
+def start(arguments, slow=0.0):
+    """Start such a training in its own process and its own process group, as a shell does.
+
+    Args:
+        slow: seconds that a batch of images and an epoch take at least.
+    """
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *map(str, words(data, folder, epochs))],
+        [sys.executable, str(ROOT / "tests" / "tiny_train.py"), *map(str, arguments)],
+        env={**os.environ, "SLOW": str(slow)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # In the background of a shell, the tests, and what they start, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         start_new_session=True,
     )
 
 
 def wait_for(condition, process):
-    end = time.monotonic() + LONG
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert process.poll() is None and time.monotonic() < end
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
 
 
+def wait_for_features(folder, process):
+    """Wait until the first features have been written."""
+    wait_for(lambda: any(p.stat().st_size for p in folder.glob("cache/*/*.features")), process)
+
+
+def read_until(process, text) -> str:
+    """Read the output of a process up to a line that begins with `text`."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(text):
+            break
+    return "".join(lines)
+
+
+def epochs_of(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("epoch ")]
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(data, tmp_path_factory):
-    """The weights that a run without interruption gives, and the seconds that it takes."""
+def uninterrupted(data, tiny, tmp_path_factory):
+    """The weights that a run without interruption gives."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    begun = time.monotonic()
-    done = run("train.py", *words(data, folder))
-    assert done.returncode == 0, done.stderr
+    train.main([str(word) for word in words(data, folder)])
     assert sorted(path.name for path in folder.iterdir()) == ["cache", "model.pth"]
-    return state_of(folder / "model.pth"), time.monotonic() - begun
-
-
-@pytest.mark.parametrize("number", range(KILLS))
-def test_a_killed_run_goes_on_to_the_same_bits(data, uninterrupted, tmp_path, number):
-    state, seconds = uninterrupted
-    process = start(data, tmp_path)
-    moment = random.Random(number).uniform(number / KILLS, (number + 1) / KILLS)
-    try:
-        process.communicate(timeout=seconds * moment)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    if (tmp_path / "model.pth").exists():  # whole, however late the kill came
-        assert same_bits(state_of(tmp_path / "model.pth"), state)
-    done = run("train.py", *words(data, tmp_path), "--resume")
-    assert done.returncode == 0, done.stderr
-    assert same_bits(state_of(tmp_path / "model.pth"), state)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "model.pth"]
+    return state_of(folder / "model.pth")
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "word"), [(signal.SIGINT, 130, "stopped"), (signal.SIGTERM, 143, "term")]
+    "moment",
+    [
+        "start",
+        "features",
+        "epoch 20/60",
+        "epoch 60/60",
+        *(f"epoch {random.Random(number).randint(1, 60):2}/60" for number in range(KILLS)),
+    ],
 )
-def test_a_stopped_run_says_how_to_go_on(data, tmp_path, number, status, word):
-    many = 1500  # so that it takes longer than the pause between two states
-    process = start(data, tmp_path, many)
-    kept = tmp_path / "model.pth.unfinished" / "state.pth"
-    wait_for(lambda: kept.exists() and kept.stat().st_size > 2**20, process)
-    os.killpg(process.pid, number)
-    out, err = process.communicate(timeout=LONG)
+def test_a_killed_run_is_resumed_to_the_same_bits(data, uninterrupted, call, tmp_path, moment):
+    process = start(words(data, tmp_path), slow=0.5 if moment == "features" else 0)
+    if moment == "start":
+        wait_for((tmp_path / "model.pth.unfinished").exists, process)
+    elif moment == "features":
+        wait_for_features(tmp_path, process)
+    else:
+        assert epochs_of(read_until(process, moment))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    if (tmp_path / "model.pth").exists():  # complete, however late the kill came
+        assert same_bits(state_of(tmp_path / "model.pth"), uninterrupted)
+    is_unfinished = (tmp_path / "model.pth.unfinished").exists()
+    done = call("train.py", *words(data, tmp_path, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert same_bits(state_of(tmp_path / "model.pth"), uninterrupted)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "model.pth"]
+    if moment == "epoch 20/60" and is_unfinished:
+        assert len(epochs_of(done.stdout)) <= 41  # it did not start from the beginning
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5])
+def test_a_run_resumes_after_any_epoch(data, tiny, call, tmp_path, monkeypatch, epochs):
+    """Also where the last block is fine-tuned: 3 epochs of the head, then 2."""
+    flags = ("--fine_tune", 2, "--learning_rate", 0.003)
+    assert call("train.py", *words(data, tmp_path, *flags, epochs=3)).returncode == 0
+    assert torch.load(tmp_path / "model.pth", weights_only=True)["epoch"] > 3
+    expected = state_of(tmp_path / "model.pth")
+    save, states = UnfinishedRun.save, []
+
+    def save_and_stop(self, state):
+        save(self, state)
+        states.extend([state] if state else [])
+        if len(states) == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(UnfinishedRun, "save", save_and_stop)
+        assert call("train.py", *words(data, tmp_path, *flags, epochs=3)).returncode == 130
+    done = call("train.py", *words(data, tmp_path, *flags, "--resume", epochs=3))
+    assert done.returncode == 0, done.stderr
+    numbers = [line.split()[1] for line in epochs_of(done.stdout)]
+    assert numbers == [f"{number}/5" for number in range(epochs + 1, 6)]
+    assert same_bits(state_of(tmp_path / "model.pth"), expected)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word", "is_fitting"),
+    [
+        (signal.SIGINT, 130, "stopped", False),
+        (signal.SIGTERM, 143, "terminated", False),
+        (signal.SIGINT, 130, "stopped", True),
+    ],
+)
+def test_a_stopped_run_prints_how_to_resume(
+    data, tiny, call, tmp_path, number, status, word, is_fitting
+):
+    process = start(words(data, tmp_path), slow=0.3)
+    if is_fitting:
+        out = read_until(process, "epoch  3/60")
+    else:
+        wait_for_features(tmp_path, process)
+    os.killpg(process.pid, number)  # the process that decodes gets it as well
+    rest, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == status
     *before, line = err.splitlines()
-    assert all(message.startswith("features: ") for message in before)
-    assert line.startswith(f"train.py: {word}") and line.endswith("--resume goes on from there")
-
-    done = run("train.py", *words(data, tmp_path, many), "--resume", "--learning_rate", 0.01)
+    assert all(message.startswith("features: ") for message in before), err
+    assert line.startswith(f"train.py: {word}") and line.endswith("--resume continues from there")
+    if not is_fitting:
+        return
+    done = call("train.py", *words(data, tmp_path, "--resume", "--learning_rate", 0.01))
     assert_error(done, "--resume", "--learning_rate 0.03", "0.01")
-    other = make_pictures(tmp_path / "other", ("a", "b"), 3, 1, 1)
-    done = run("train.py", *words(other, tmp_path, many), "--resume")
+    other = make_images(tmp_path / "other", ("a", "b"), 3, 1, 1)
+    done = call("train.py", *words(other, tmp_path, "--resume"))
     assert_error(done, "--resume", "--data_dir", data)
 
-    epochs = [line for line in out.splitlines() if line.startswith("epoch ")]
-    done = run("train.py", *words(data, tmp_path, many), "--resume")
+    before = epochs_of(out + rest)
+    done = call("train.py", *words(data, tmp_path, "--resume"))
     assert done.returncode == 0, done.stderr
-    rest = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
-    assert 0 < many - len(rest) <= len(epochs)  # it did not begin at the beginning
-    assert rest[: len(epochs) + len(rest) - many] == epochs[many - len(rest) :]
+    after = epochs_of(done.stdout)
+    assert 0 < 60 - len(after) <= len(before)  # it did not start from the beginning
+    assert after[: len(before) + len(after) - 60] == before[60 - len(after) :]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_extraction_is_stopped_in_one_line(tmp_path, number, status):
-    data = make_pictures(tmp_path / "data", ("a", "b"), 40, 1, 1)
-    process = start(data, tmp_path)
-    wait_for(lambda: list((tmp_path / "cache").glob("*/*.features")), process)
-    os.killpg(process.pid, number)  # the process that decodes gets it, too
-    _, err = process.communicate(timeout=LONG)
-    assert process.returncode == status
-    *before, line = err.splitlines()
-    assert all(message.startswith("features: ") for message in before)
-    assert line.endswith("--resume goes on from there")
-
-
-def test_pictures_that_have_changed_since_are_noticed(call, tmp_path, monkeypatch):
-    data = make_pictures(tmp_path / "data", ("a", "b"), 3, 1, 1)
+def test_images_that_have_changed_are_noticed(tiny, call, tmp_path, monkeypatch):
+    data = make_images(tmp_path / "data", ("a", "b"), 3, 1, 1)
 
     def stopping(path, model):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("train.save_checkpoint", stopping)
-    monkeypatch.setattr("train.PAUSE", 0)
-    done = call("train.py", *words(data, tmp_path, 2))
+    monkeypatch.setattr("model.save_checkpoint", stopping)
+    monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
+    done = call("train.py", *words(data, tmp_path, epochs=2))
     assert done.returncode == 130
-    assert call("train.py", *words(data, tmp_path, 2), "--resume").returncode == 130
+    done = call("train.py", *words(data, tmp_path, "--resume", epochs=2))
+    assert done.returncode == 130
     draw(0, 99).save(data / "train" / "a" / "train_0.jpg")
-    assert_error(call("train.py", *words(data, tmp_path, 2), "--resume"), "--resume", "changed")
-    assert call("train.py", *words(data, tmp_path, 2)).returncode == 130
+    done = call("train.py", *words(data, tmp_path, "--resume", epochs=2))
+    assert_error(done, "--resume", "changed")
+    assert call("train.py", *words(data, tmp_path, epochs=2)).returncode == 130
 
 
-def test_rubbish_is_not_gone_on_from(data, call, tmp_path):
-    kept = tmp_path / "model.pth.unfinished" / "state.pth"
-    kept.parent.mkdir()
-    for rubbish in (b"rubbish", b""):
-        kept.write_bytes(rubbish)
-        assert_error(call("train.py", *words(data, tmp_path, 2), "--resume"), kept)
-    torch.save([1, 2], kept)
-    assert_error(call("train.py", *words(data, tmp_path, 2), "--resume"), kept)
-
-
-def test_nothing_to_go_on_from_is_said(data, call, tmp_path):
-    done = call("train.py", *words(data, tmp_path, 2), "--resume")
+def test_without_an_interruption_the_run_starts_from_the_beginning(data, tiny, call, tmp_path):
+    done = call("train.py", *words(data, tmp_path, "--resume", epochs=2))
     assert done.returncode == 0
-    assert "nothing to go on from" in done.stderr and "epoch 1/2" in done.stdout
+    assert "nothing to resume" in done.stderr and "epoch 1/2" in done.stdout
     assert torch.load(tmp_path / "model.pth", weights_only=True)["format_version"]
 
 
-def test_a_full_disk_leaves_the_checkpoint_that_was_there(data, call, tmp_path):
-    assert call("train.py", *words(data, tmp_path, 2)).returncode == 0
+@contextlib.contextmanager
+def limited_files(size: int):
+    """Limit the size of files that this process writes, as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    ("interval", "file"), [(10**6, "model.pth"), (0, "model.pth.unfinished/state.pth")]
+)
+def test_a_full_disk_preserves_the_previous_checkpoint(
+    data, tiny, call, tmp_path, monkeypatch, interval, file
+):
+    monkeypatch.setattr(resume, "SAVE_INTERVAL", interval)
+    flags = ("--hidden_units", 20_000)  # so that the checkpoint is larger than other files
+    assert call("train.py", *words(data, tmp_path, *flags, epochs=1)).returncode == 0
     before = (tmp_path / "model.pth").read_bytes()
-
-    def limit():
-        size = len(before) // 2
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *map(str, words(data, tmp_path, 3))],
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-    )
-    assert_error(done, tmp_path / "model.pth", "cannot write", "File too large")
+    with limited_files(len(before) // 2):
+        done = call("train.py", *words(data, tmp_path, *flags, epochs=2))
+    assert_error(done, f"{tmp_path / file}: cannot write it: File too large")
     assert (tmp_path / "model.pth").read_bytes() == before
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["cache", "model.pth", "model.pth.unfinished"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["cache", "model.pth", "model.pth.unfinished"]
+    assert [path.name for path in (tmp_path / names[-1]).iterdir()] == ["state.pth"]

@@ -1,9 +1,9 @@
-"""Draw the pictures that README.md shows, by real runs of the two commands.
+"""Draw the figures of README.md, by real runs of the two commands.
 
-    python assets/draw_readme_pictures.py --data_dir $FLOWERS_DIR --weights $VGG16_WEIGHTS
+    python assets/draw_readme_figures.py --data_dir $FLOWERS_DIR --weights $VGG16_WEIGHTS
 
 The bars and the heat map are of a drawing of the sample; the confusion matrix is of the photographs
-in `--data_dir`, which has a `cat_to_name.json` of its own.
+in `--data_dir`, which contains its `cat_to_name.json`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ DRAWING = ASSETS / "sample_flowers" / "test" / "54" / "drawing_033.jpg"
 
 
 def run(script: str, *arguments: str | Path) -> None:
-    """Run one of the project's commands from its folder, until it ends well."""
+    """Run one of the project's commands from its folder."""
     command = [sys.executable, script, *map(str, arguments)]
     subprocess.run(command, cwd=ASSETS.parent, check=True)
 
@@ -34,8 +34,8 @@ def main() -> None:
         checkpoint = Path(folder, "checkpoint.pth")
         flags = ("--weights", args.weights, "--save_dir", checkpoint)
         run("train.py", "--data_dir", ASSETS / "sample_flowers", "--output_cat", 6, *flags)
-        pictures = ("--plot", ASSETS / "prediction.png", "--heatmap", ASSETS / "heat_map.png")
-        run("predict.py", "--input", DRAWING, "--checkpoint", checkpoint, *pictures)
+        figures = ("--plot", ASSETS / "prediction.png", "--heatmap", ASSETS / "heat_map.png")
+        run("predict.py", "--input", DRAWING, "--checkpoint", checkpoint, *figures)
         categories = len(list((data_dir / "train").iterdir()))
         names = ("--category_names", data_dir / "cat_to_name.json")
         run("train.py", "--data_dir", data_dir, "--output_cat", categories, *flags, *names)

@@ -1,0 +1,350 @@
+"""Fits the head on features, or fine-tunes the backbone's last block; evaluates the result.
+
+    features (N, 6, 2048) -> fit -> head -> logits (N, num_classes) -> evaluate
+
+SGD under a one-cycle learning rate schedule (Smith & Topin 2018); the best epoch's weights remain.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from features import Features
+from model import REGIONS, Backbone, Head, replace_second_stage
+from support.arguments import UserError
+from support.metrics import metrics
+from support.sampling import balanced_order, balanced_size
+from utils import SPLITS, DataFolder
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3  # of SGD; common values, not tuned
+MAX_NORM = 1.0  # of the gradient: without it, small batches of 102 categories diverge
+LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
+BLOCK_RATE, HEAD_RATE = 0.1, 0.1  # of fine-tuning, as fractions of the learning rate
+FINE_TUNE_BATCH_SIZE = 8  # views
+EVALUATION_BATCH_SIZE, STATISTICS_BATCH_SIZE = 256, 64  # views
+TEMPERATURES = [2 ** (step / 20) for step in range(-40, 41)]  # 1/4 to 4
+MIRRORED_REGIONS = [
+    REGIONS.index((top, round(1 - start - side, 3), side)) for top, start, side in REGIONS
+]
+
+
+OnEpoch = Callable[[dict, bool, dict], None]  # see `fit`
+
+
+class Samples(NamedTuple):
+    """Features of the views of a data folder, with their labels.
+
+    Attributes:
+        labels: (len(features),) int64, the index of each row's category.
+        rows: by split, the rows whose image could be decoded, int64.
+    """
+
+    features: Any  # Features or FineTunedFeatures
+    labels: torch.Tensor
+    rows: dict[str, torch.Tensor]
+
+
+def label_features(features: Features, data: DataFolder, views: int) -> Samples:
+    """Find the label and the split of each row of the features of `list_views`."""
+    labels = [torch.tensor(data.labels[split]) for split in SPLITS]
+    labels[0] = labels[0].repeat_interleave(views)
+    is_decoded = features.is_decoded()
+    ranges = torch.arange(len(features)).split([len(part) for part in labels])
+    rows = {split: r[is_decoded[r]] for split, r in zip(SPLITS, ranges, strict=True)}
+    return Samples(features, torch.cat(labels), rows)
+
+
+def fit(
+    head: Head,
+    samples: Samples,
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    on_epoch: OnEpoch = lambda row, is_best, state: None,
+    state: dict | None = None,
+) -> list[dict]:
+    """Fit a head on features. It ends up with the weights of the best epoch; see `epoch_quality`.
+
+    Random numbers come from torch's global generator.
+
+    Args:
+        samples: "train" is fitted, "valid" chooses the epoch.
+        learning_rate: the maximum of the schedule.
+        batch_size: regions in a step.
+        on_epoch: called after each epoch with its row of the history, whether it is the best, and
+            the state that resuming needs.
+        state: the state to resume from, to the same bits on a CPU.
+
+    Returns:
+        The history: for each epoch "epoch" (from 1), "train_loss" (cross entropy with label
+        smoothing, mean over regions), "valid_loss" (without) and "valid_accuracy" (0-1).
+
+    Raises:
+        UserError: the loss is no longer finite.
+    """
+    features, labels, rows = samples
+    device, train_rows = head.mean.device, rows["train"]
+    head.standardize_by(*mean_and_std(features, train_rows))
+
+    def loss_of(indices: torch.Tensor) -> torch.Tensor:
+        batch, regions = train_rows[indices // len(REGIONS)], indices % len(REGIONS)
+        logits = head(features[batch, regions].to(device))  # (B, num_classes)
+        return cross_entropy(logits, labels[batch].to(device), label_smoothing=LABEL_SMOOTHING)
+
+    return _optimize(
+        head,
+        loss_of,
+        labels[train_rows].repeat_interleave(len(REGIONS)),
+        lambda: compute_logits(head, features, rows["valid"]),
+        labels[rows["valid"]],
+        learning_rate=learning_rate,
+        rates=[(head, 1.0)],
+        epochs=range(1, epochs + 1),
+        batch_size=batch_size,
+        on_epoch=on_epoch,
+        state=state,
+    )
+
+
+def mean_and_std(features: Features, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation (num_features) float32 of each feature over `rows`."""
+    total, squares = torch.zeros(()), torch.zeros(())
+    for batch in rows.split(STATISTICS_BATCH_SIZE):
+        values = features[batch].flatten(0, 1).double()  # (64 * len(REGIONS), num_features)
+        total, squares = total + values.sum(0), squares + values.square().sum(0)
+    mean, squares = (x / (len(rows) * len(REGIONS)) for x in (total, squares))
+    return mean.float(), (squares - mean.square()).clamp(min=0).sqrt().float()
+
+
+def fine_tune(
+    backbone: Backbone,
+    head: Head,
+    samples: Samples,
+    *,
+    epochs: range,
+    learning_rate: float,
+    precision: torch.dtype,
+    history: list[dict],
+    on_epoch: OnEpoch = lambda row, is_best, state: None,
+    state: dict | None = None,
+) -> tuple[list[dict], Samples]:
+    """Train the backbone's last block as well, with a fitted head, on stored features and maps.
+
+    Half of the maps are mirrored at random. Backbone and head stay as they were unless an epoch is
+    better on valid than all of `history`, to which the epochs are added.
+
+    Args:
+        epochs: their numbers in the history.
+        learning_rate: the head's in `fit`; see BLOCK_RATE and HEAD_RATE.
+        precision: bfloat16 for convolutions in it, with weights in float32; else float32.
+
+    See `fit` for the other arguments and errors.
+
+    Returns:
+        The history, and the samples with the features of the backbone as it is now.
+    """
+    features, labels, rows = samples
+    device, train_rows = head.mean.device, rows["train"]
+    tuned = FineTunedFeatures(backbone.to(device), features, precision)
+    model = nn.ModuleList([backbone.last_block.requires_grad_(True), head])
+
+    def loss_of(indices: torch.Tensor) -> torch.Tensor:
+        batch = train_rows[indices]
+        logits = head(tuned.mirrored(batch, torch.rand(len(batch)) < 0.5))  # (B, 6, num_classes)
+        target = labels[batch].repeat_interleave(len(REGIONS)).to(device)
+        return cross_entropy(logits.flatten(0, 1), target, label_smoothing=LABEL_SMOOTHING)
+
+    history = _optimize(
+        model,
+        loss_of,
+        labels[train_rows],
+        lambda: compute_logits(head, tuned, rows["valid"], FINE_TUNE_BATCH_SIZE),
+        labels[rows["valid"]],
+        learning_rate=learning_rate,
+        rates=[(model[0], BLOCK_RATE), (head, HEAD_RATE)],
+        epochs=epochs,
+        batch_size=FINE_TUNE_BATCH_SIZE,
+        history=history,
+        on_epoch=on_epoch,
+        state=state,
+    )
+    backbone.requires_grad_(False)
+    is_better = max(history, key=epoch_quality)["epoch"] in epochs
+    return history, samples._replace(features=tuned) if is_better else samples
+
+
+class FineTunedFeatures:
+    """Features whose second stage is computed by the backbone's last block as it is now."""
+
+    def __init__(self, backbone: Backbone, features: Features, precision: torch.dtype):
+        self.backbone, self.features, self.precision = backbone, features, precision
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return features of views: (B,) int64 -> (B, len(REGIONS), num_features) float32."""
+        return self.mirrored(rows, torch.zeros(len(rows), dtype=torch.bool))
+
+    def mirrored(self, rows: torch.Tensor, is_mirrored: torch.Tensor) -> torch.Tensor:
+        """Return features, of mirrored maps where `is_mirrored` (B,) bool says so.
+
+        Regions on the left and on the right are then exchanged, in the first stage as well.
+        """
+        features, maps = self.features[rows], self.features.maps(rows)
+        features[is_mirrored] = features[is_mirrored][:, MIRRORED_REGIONS]
+        maps[is_mirrored] = maps[is_mirrored].flip(3)
+        device = next(self.backbone.parameters()).device
+        maps = maps.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            second = self.backbone.second_stage(maps)
+        return replace_second_stage(features.to(device), second)
+
+
+def _optimize(
+    model: nn.Module,
+    loss_of: Callable[[torch.Tensor], torch.Tensor],
+    labels: torch.Tensor,
+    valid_logits: Callable[[], torch.Tensor],
+    valid_labels: torch.Tensor,
+    *,
+    learning_rate: float,
+    rates: list[tuple[nn.Module, float]],
+    epochs: range,
+    batch_size: int,
+    on_epoch: OnEpoch,
+    state: dict | None,
+    history: list[dict] | None = None,
+) -> list[dict]:
+    """Minimize a loss; the model ends up with the weights of the best epoch.
+
+    Args:
+        loss_of: indices (B,) of samples -> their mean loss.
+        labels: (samples,) int64. Each epoch has equally many samples of each: this is 0.9 points of
+            accuracy where categories have 4 to 40 images (benchmarks/README.md), at no cost.
+        valid_logits: returns those of the validation images, (N, num_classes).
+        rates: modules, each with its fraction of the learning rate.
+        history: earlier epochs; if no new one is better, the model stays as it is.
+    """
+    steps = len(epochs) * math.ceil(balanced_size(labels) / batch_size)
+    optimizer, schedule = _make_optimizer(model, learning_rate, rates, steps)
+    modules: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    history, best_state = list(history or []), copy.deepcopy(model.state_dict())
+    if state:
+        for name, module in modules.items():
+            module.load_state_dict(state[name])
+        history, best_state = state["history"], state["best_state"]
+        torch.set_rng_state(state["random"])
+    best = max(map(epoch_quality, history), default=None)
+    for epoch in epochs[len(history) - epochs.start + 1 :]:
+        train_loss = _train_one_epoch(model, loss_of, labels, optimizer, schedule, batch_size)
+        valid = metrics(valid_logits(), valid_labels)
+        if not math.isfinite(train_loss + valid["loss"]):
+            raise UserError(
+                f"the loss is no longer finite in epoch {epoch}; try a --learning_rate smaller "
+                f"than {learning_rate:g}"
+            )
+        row = {"epoch": epoch, "train_loss": train_loss}
+        row |= {"valid_loss": valid["loss"], "valid_accuracy": valid["accuracy"]}
+        is_best = best is None or epoch_quality(row) > best
+        if is_best:
+            best, best_state = epoch_quality(row), copy.deepcopy(model.state_dict())
+        history.append(row)
+        state = {name: module.state_dict() for name, module in modules.items()}
+        state |= {"history": history, "best_state": best_state, "random": torch.get_rng_state()}
+        on_epoch(row, is_best, state | {"first_epoch": epochs.start})
+    model.load_state_dict(best_state)
+    return history
+
+
+def _make_optimizer(
+    model: nn.Module, learning_rate: float, rates: list[tuple[nn.Module, float]], steps: int
+) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """Return SGD, and the learning rate schedule of so many steps."""
+    optimizer = torch.optim.SGD(
+        [{"params": module.parameters(), "lr": learning_rate} for module, _ in rates],
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        nesterov=True,
+        fused=next(model.parameters()).device.type == "cpu",  # a step takes less than half the time
+    )
+    # One step more than is taken: the last rate is almost 0, and might be the only one.
+    maxima = [learning_rate * rate for _, rate in rates]
+    return optimizer, OneCycleLR(optimizer, maxima, steps + 1)
+
+
+def _train_one_epoch(
+    model: nn.Module,
+    loss_of: Callable[[torch.Tensor], torch.Tensor],
+    labels: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler,
+    batch_size: int,
+) -> float:
+    """Take one step for each batch; returns the mean loss over samples."""
+    model.train()
+    order, total = balanced_order(labels), 0.0
+    for batch in order.split(batch_size):
+        loss = loss_of(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        optimizer.step()
+        schedule.step()
+        total += loss.item() * len(batch)
+    model.eval()
+    return total / len(order)
+
+
+def epoch_quality(row: dict) -> tuple[float, float]:
+    """Return what the epochs of a history are compared by: valid accuracy, then valid loss."""
+    return row["valid_accuracy"], -row["valid_loss"]
+
+
+def evaluate(head: Head, samples: Samples) -> tuple[float, torch.Tensor, dict[str, float]]:
+    """Fit the temperature on valid, and evaluate a fitted head on test.
+
+    Returns:
+        The temperature, the probabilities (N, num_classes) of the N images of test, and their
+        `metrics`, as "test_accuracy" and so on, with "test_ece_without_temperature".
+    """
+    features, labels, rows = samples
+    valid, test = (compute_logits(head, features, rows[split]) for split in ("valid", "test"))
+    temperature, test_labels = fit_temperature(valid, labels[rows["valid"]]), labels[rows["test"]]
+    measured = metrics(test / temperature, test_labels)
+    measured["ece_without_temperature"] = metrics(test, test_labels)["ece"]
+    probs = (test / temperature).softmax(1)
+    return temperature, probs, {f"test_{name}": value for name, value in measured.items()}
+
+
+@torch.inference_mode()
+def compute_logits(
+    head: Head,
+    features: Features | FineTunedFeatures,
+    rows: torch.Tensor,
+    batch_size: int = EVALUATION_BATCH_SIZE,
+) -> torch.Tensor:
+    """Return a head's logits (len(rows), num_classes) float32, on the CPU, for rows of features."""
+    head.eval()
+    device = head.mean.device
+    logits = torch.empty(len(rows), head.num_classes)
+    for start in range(0, len(rows), batch_size):
+        batch = slice(start, start + batch_size)
+        logits[batch] = head.image_logits(features[rows[batch]].to(device)).cpu()
+    return logits
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the temperature that validation logits (N, num_classes) are to be divided by.
+
+    It is the one of TEMPERATURES with the lowest cross entropy (Guo et al. 2017), which makes
+    probabilities agree with the share of correct predictions. The range is limited, since images
+    that are all predicted correctly would ask for 0.
+    """
+    return min(TEMPERATURES, key=lambda t: cross_entropy(logits / t, labels).item())

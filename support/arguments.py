@@ -1,0 +1,191 @@
+"""The command line: its parser, types of values, errors, warnings and progress."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+NO_MAXIMUM = 10**18
+
+
+class UserError(Exception):
+    """An error that the user can correct: printed as one line, without a traceback."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argument parser that raises UserError and does not accept abbreviated flags.
+
+    (An abbreviation that works today is ambiguous as soon as another flag is added.)
+
+    Args:
+        triples: flags whose value is three numbers, which a shell may split into several words:
+            `--means [0.485, 0.456, 0.406]`.
+    """
+
+    def __init__(self, *, triples: Sequence[str] = (), **kwargs):
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(allow_abbrev=False, formatter_class=layout, **kwargs)
+        self.triples = triples
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see --help")
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse a command line, by default that of the process."""
+        words: list[str] = []
+        for word in sys.argv[1:] if args is None else args:
+            flag, equals, _ = words[-1].partition("=") if words else ("", "", "")
+            if flag in self.triples and not word.startswith("--"):
+                words[-1] += (" " if equals else "=") + word
+            else:
+                words.append(word)
+        return super().parse_args(words, namespace)
+
+
+def triple(text: str) -> list[float]:
+    """Parse three finite numbers, separated by commas or blanks, with or without brackets."""
+    words = re.split(r"[,\s]+", text.strip("[]() "))
+    numbers = [finite_number(word) for word in words]
+    if len(numbers) != 3 or max(map(abs, numbers)) > 1e6:
+        example = "[0.485, 0.456, 0.406]"
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as {example}")
+    return numbers
+
+
+def positive_triple(text: str) -> list[float]:
+    """Parse three finite numbers above 0; see `triple`."""
+    numbers = triple(text)
+    if min(numbers) < 1e-6:  # far above what a float32 rounds to 0
+        raise argparse.ArgumentTypeError(f"{text!r} has a number that is not above 0")
+    return numbers
+
+
+def finite_number(text: str) -> float:
+    """Parse a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """Parse a finite number above 0."""
+    if finite_number(text) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
+    return finite_number(text)
+
+
+def fraction(text: str) -> float:
+    """Parse a number from 0 up to, but not including, 1."""
+    if not 0 <= finite_number(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not at least 0 and below 1")
+    return finite_number(text)
+
+
+def whole_number(minimum: int, maximum: int = NO_MAXIMUM) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `minimum` to `maximum`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\s*\d{1,19}\s*", text) or not minimum <= int(text) <= maximum:
+            limits = f"from {minimum}" + (f" to {maximum}" if maximum < NO_MAXIMUM else " on")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
+        return int(text)
+
+    return parse
+
+
+def count_or_text(text: str) -> int | str:
+    """Parse a whole number from 1 on; other text is returned, for a later and better error."""
+    try:
+        return whole_number(1)(text)
+    except argparse.ArgumentTypeError:
+        return text
+
+
+def run_script(main: Callable[[], object], name: str, hint: str = "") -> None:
+    """Call a script's `main` and turn its errors into one line and an exit status.
+
+    A UserError gives status 2, Ctrl-C 130 and SIGTERM 143; the line of the last two ends with
+    `hint`. If the reader of standard output is gone, the script ends silently with 141.
+    """
+    if hasattr(sys.stdout, "reconfigure"):  # a name may have letters that the terminal lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
+    previous = signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_print_error(f"{name}: error: {error}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_print_error(f"{name}: stopped{hint}", 130))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except _Terminated:
+        sys.exit(_print_error(f"{name}: terminated{hint}", 143))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Terminated(BaseException):
+    """Raised when SIGTERM arrives."""
+
+
+def _raise_terminated(*_) -> None:
+    raise _Terminated
+
+
+def _print_error(message: str, status: int) -> int:
+    print(one_line(message), file=sys.stderr)
+    return status
+
+
+def warn(message: str) -> None:
+    """Print a warning to standard error, as one line."""
+    print(f"warning: {one_line(message)}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """Return text, such as a file name, without line ends and control characters."""
+    text = re.sub(r"\s*\n\s*", " ", text.strip())
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda c: ascii(c[0])[1:-1], text)
+
+
+def shorten(words: Iterable[str], limit: int = 5) -> str:
+    """Return the first `limit` words of a list that may be long, separated by commas."""
+    words = list(words)
+    return ", ".join(w[:200] for w in words[:limit]) + (", ..." if len(words) > limit else "")
+
+
+def progress(
+    batches: Iterable[T], total: int, label: str, *, size: Callable[[T], int], done: int = 0
+) -> Iterator[T]:
+    """Yield batches and show progress: a bar on a terminal, else a line for each tenth.
+
+    Args:
+        total: number of items in all batches, with those that were done before.
+        label: what the items are.
+        size: returns the number of items in a batch.
+        done: number of items that were done before.
+    """
+    from tqdm import tqdm  # here, because predicting one image does not need it
+
+    start, first = time.monotonic(), done
+    with tqdm(total=total, initial=done, desc=label, disable=not sys.stderr.isatty()) as bar:
+        for batch in batches:
+            yield batch
+            previous, done = done, done + size(batch)
+            bar.update(done - previous)
+            if bar.disable and done * 10 // total > previous * 10 // total:
+                seconds = (time.monotonic() - start) / (done - first) * (total - done)
+                print(f"{label}: {done}/{total}, {seconds:.0f} s left", file=sys.stderr)

@@ -1,0 +1,147 @@
+"""How good predictions are: accuracy, top-5 accuracy, calibration error, per-category figures.
+
+Arguments are arrays, or tensors on the CPU.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+CALIBRATION_BINS = 15  # of equal width; Guo et al. 2017
+
+
+@np.errstate(all="ignore")  # a training that diverges gives logits that are not finite
+def metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Return how good logits (N, num_classes) are for labels (N,).
+
+    Returns:
+        "loss" (cross entropy, mean over N) and, as fractions 0-1: "accuracy", "top5_accuracy" (the
+        label is among the 5 highest), "class_accuracy" (mean of each category's accuracy) and
+        "ece" (see `calibration_error`).
+    """
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
+    shifted = logits - logits.max(1, keepdims=True)
+    log_probs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    predictions = logits.argmax(1)
+    correct = predictions == labels
+    label_logits = logits[np.arange(len(labels)), labels]
+    rank = (logits > label_logits[:, None]).sum(1)  # number of higher logits
+    counts = np.bincount(labels)
+    class_accuracy = np.bincount(labels, correct)[counts > 0] / counts[counts > 0]
+    return {
+        "loss": float(-log_probs[np.arange(len(labels)), labels].mean()),
+        "accuracy": float(correct.mean()),
+        "top5_accuracy": float((rank < 5).mean()),
+        "class_accuracy": float(class_accuracy.mean()),
+        "ece": calibration_error(np.exp(log_probs.max(1)), correct),
+    }
+
+
+class CalibrationBins(NamedTuple):
+    """Predictions sorted by their probability into CALIBRATION_BINS bins, (bins,) each."""
+
+    counts: np.ndarray  # predictions
+    probs: np.ndarray  # sum of their probabilities
+    correct: np.ndarray  # correct predictions
+
+
+def calibration_bins(probs: ArrayLike, correct: ArrayLike) -> CalibrationBins:
+    """Sort predictions into bins by their probability.
+
+    Args:
+        probs: (N,) probability (0-1) of each prediction.
+        correct: (N,) bool, whether it equals the label.
+    """
+    probs, correct = np.asarray(probs, np.float64), np.asarray(correct, np.float64)
+    bins = (probs * CALIBRATION_BINS).astype(int).clip(0, CALIBRATION_BINS - 1)
+    columns = (None, probs, correct)
+    return CalibrationBins(*(np.bincount(bins, c, CALIBRATION_BINS) for c in columns))
+
+
+def calibration_error(probs: ArrayLike, correct: ArrayLike) -> float:
+    """Return the expected calibration error (fraction 0-1): see `calibration_bins`.
+
+    It is the mean difference between the probability of a bin's predictions and the share of them
+    that are correct, weighted by their number (Guo et al. 2017).
+    """
+    bins = calibration_bins(probs, correct)
+    return float(np.abs(bins.probs - bins.correct).sum() / bins.counts.sum())
+
+
+def confusion_counts(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> np.ndarray:
+    """Return how many images of each category were predicted as each category.
+
+    Args:
+        labels, predictions: (N,) indices of categories.
+
+    Returns:
+        (num_classes, num_classes) int64: row label, column prediction.
+
+    Raises:
+        IndexError: an index is not below `num_classes`.
+    """
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(counts, (np.asarray(labels), np.asarray(predictions)), 1)
+    return counts
+
+
+def category_metrics(
+    labels: ArrayLike, predictions: ArrayLike, num_classes: int
+) -> list[dict[str, float]]:
+    """Return for each category its "images", and "precision", "recall" and "f1" (0-1).
+
+    Precision is the share of the predictions of this category that are correct, recall the share of
+    its images that are predicted correctly, F1 their harmonic mean; a share of none is NaN.
+    """
+    counts = confusion_counts(labels, predictions, num_classes)
+    images, predicted, correct = counts.sum(1), counts.sum(0), counts.diagonal()
+    with np.errstate(invalid="ignore"):
+        columns = {
+            "images": images,
+            "precision": correct / predicted,
+            "recall": correct / images,
+            "f1": 2 * correct / (images + predicted),
+        }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def format_evaluation(
+    probs: ArrayLike,
+    labels: ArrayLike,
+    names: Sequence[str],
+    min_probability: float = 0.0,
+    max_confusions: int = 10,
+) -> list[str]:
+    """Return lines that say how good probabilities (N, num_classes) are for labels (N,).
+
+    Args:
+        names: (num_classes,) of the categories.
+        min_probability: if above 0, a line says how many predictions have as much.
+        max_confusions: number of pairs of categories that are listed.
+    """
+    probs, labels = np.asarray(probs, np.float64), np.asarray(labels)
+    measured = metrics(np.log(probs.clip(1e-30)), labels)
+    predictions, confidence = probs.argmax(1), probs.max(1)
+    lines = [
+        f"{len(labels)} images of {len(np.unique(labels))} categories: accuracy "
+        f"{measured['accuracy']:.1%}, top-5 {measured['top5_accuracy']:.1%}, mean of the "
+        f"categories {measured['class_accuracy']:.1%}, calibration error {measured['ece']:.1%}"
+    ]
+    if min_probability:
+        is_sure = confidence >= min_probability
+        correct = (predictions == labels)[is_sure].mean() if is_sure.any() else 0
+        lines.append(
+            f"{is_sure.mean():.1%} of the predictions have a probability of at least "
+            f"{min_probability:g}, and {correct:.1%} of these are correct"
+        )
+    pairs = zip(labels.tolist(), predictions.tolist(), strict=True)
+    confusions = collections.Counter((a, b) for a, b in pairs if a != b)
+    for (label, prediction), count in confusions.most_common(max_confusions):
+        lines.append(f"{count} of {names[label]} predicted as {names[prediction]}")
+    return lines

@@ -1,0 +1,189 @@
+"""A module and its metadata as one ONNX file, and running that file with onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from support.arguments import UserError, shorten
+from support.files import write_atomically
+
+EXPORT_PACKAGES = ("onnx", "onnxscript")
+OPSET = 18  # of ONNX's operators; fixed, so that the file does not depend on torch's version
+RUN_BATCH_SIZE = 4
+MAX_DIFFERENCE = 1e-4  # in probability
+
+
+class ImagesToProbabilities(nn.Module):
+    """A float32 copy of a classifier on the CPU, from uint8 images to probabilities.
+
+    Args:
+        classifier: normalized images (N, 3, H, W) -> logits (N, num_classes).
+        means, stds: of the images, three each, range 0-1.
+        temperature: what logits are divided by.
+    """
+
+    means: torch.Tensor
+    stds: torch.Tensor
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        means: Sequence[float],
+        stds: Sequence[float],
+        temperature: float,
+    ):
+        super().__init__()
+        classifier = copy.deepcopy(classifier).to("cpu", torch.float32)
+        self.classifier = classifier.to(memory_format=torch.contiguous_format)
+        self.temperature = temperature
+        self.register_buffer("means", torch.tensor(means, dtype=torch.float32)[:, None, None])
+        self.register_buffer("stds", torch.tensor(stds, dtype=torch.float32)[:, None, None])
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) uint8 -> probabilities (N, num_classes) float32."""
+        # Not torchvision's normalize, which branches on the values of stds: exporters cannot.
+        normalized = (images.float() / 255 - self.means) / self.stds
+        return (self.classifier(normalized) / self.temperature).softmax(1)
+
+
+def export_onnx(
+    module: ImagesToProbabilities,
+    image_size: int,
+    path: str | os.PathLike,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write a module as one ONNX file, atomically.
+
+    Its input "images" is (N, 3, image_size, image_size) uint8 for any N, its output "probabilities"
+    (N, num_classes) float32.
+
+    Args:
+        metadata: is stored in the file; values that are not text as JSON.
+
+    Raises:
+        UserError: onnx or onnxscript is missing, the exporter fails, or the file cannot be written.
+    """
+    import_optional("--to_onnx", *EXPORT_PACKAGES)
+    # Two images: some exporters take the number of one image for a constant.
+    images = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8)
+    try:
+        with silenced():
+            program = torch.onnx.export(
+                module,
+                (images,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                input_names=["images"],
+                output_names=["probabilities"],
+                opset_version=OPSET,
+            )
+            assert program is not None  # it is, with dynamo
+            proto = program.model_proto
+            _remove_exporter_notes(proto)
+            for key, value in metadata.items():
+                text = value if isinstance(value, str) else json.dumps(value)
+                proto.metadata_props.add(key=key, value=text)
+            content = proto.SerializeToString(deterministic=True)
+    except Exception as error:  # versions that do not fit together, or protobuf's limit of 2 GB
+        reason = f"{type(error).__name__}: {shorten([str(error)])}"
+        raise UserError(f"{path}: the ONNX exporter of torch failed: {reason}") from error
+    write_atomically(path, lambda file: file.write(content))
+
+
+def _remove_exporter_notes(proto) -> None:
+    """Remove what the exporter notes for its developers, such as paths on this machine."""
+    graph = proto.graph
+    nodes = [node for holder in (graph, *proto.functions) for node in holder.node]
+    values = [*graph.initializer, *graph.input, *graph.output, *graph.value_info]
+    for item in (proto, graph, *proto.functions, *nodes, *values):
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
+
+
+def onnx_probabilities(path: str | os.PathLike, images: torch.Tensor) -> torch.Tensor:
+    """Run a file of `export_onnx` with onnxruntime, on the CPU.
+
+    Args:
+        images: (N, 3, image_size, image_size) uint8.
+
+    Returns:
+        Probabilities (N, num_classes) float32.
+
+    Raises:
+        UserError: onnxruntime or the file is missing, or onnxruntime cannot run it.
+    """
+    [runtime] = import_optional("--to_onnx with --input", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # an error is raised, and need not be printed as well
+    options.intra_op_num_threads = torch.get_num_threads()  # not as many as the machine has
+    try:
+        content = Path(path).read_bytes()
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        batches = [{"images": batch.numpy()} for batch in images.cpu().split(RUN_BATCH_SIZE)]
+        probs = [session.run(["probabilities"], batch)[0] for batch in batches]
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
+    except Exception as error:
+        reason = shorten([str(error)])
+        raise UserError(f"{path}: not a model that onnxruntime can run: {reason}") from error
+    return torch.from_numpy(np.concatenate(probs))
+
+
+def check_onnx(path: str | os.PathLike, images: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference between a file's probabilities and the expected ones.
+
+    Raises:
+        UserError: it is above MAX_DIFFERENCE; or see `onnx_probabilities`.
+    """
+    difference = (expected - onnx_probabilities(path, images)).abs().max().item()
+    if not difference <= MAX_DIFFERENCE:
+        raise UserError(f"{path}: its probabilities differ by {difference:.1e}: do not use it")
+    return difference
+
+
+def import_optional(purpose: str, *packages: str) -> list[ModuleType]:
+    """Import packages that only `purpose` needs.
+
+    Raises:
+        UserError: one of them is missing, or does not work on this machine.
+    """
+    try:
+        with silenced():
+            return [importlib.import_module(package) for package in packages]
+    except ImportError as error:
+        noun = "package" if len(packages) == 1 else "packages"
+        needed = f"{noun} {' and '.join(packages)}: pip install {' '.join(packages)}"
+        raise UserError(f"{purpose} needs the {needed}") from error
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Silence a library's output, logging and warnings."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            open(os.devnull, "w", encoding="utf-8") as devnull,
+            contextlib.redirect_stdout(devnull),
+            contextlib.redirect_stderr(devnull),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,27 @@
+"""Averages and maxima of regions of feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+Region = tuple[float, float, float]  # top, left, side; fractions of the side of the maps
+
+
+def pool_regions(maps: torch.Tensor, regions: Sequence[Region]) -> torch.Tensor:
+    """Return averages and maxima of regions: (N, C, H, W) -> (N, len(regions), 2 * C) float32.
+
+    Their square root is taken (power normalization, Perronnin et al. 2010), so that a few large
+    values do not dominate; the square root of 0 would have an infinite gradient.
+    """
+    pooled = []
+    for top, start, side in regions:
+        (y, height), (x, width) = (
+            (round(offset * size), max(1, round(side * size)))
+            for offset, size in zip((top, start), maps.shape[2:], strict=True)
+        )
+        region = maps[:, :, y : y + height, x : x + width]
+        averages = region.mean((2, 3), dtype=torch.float32)
+        pooled.append(torch.cat([averages, region.amax((2, 3))], 1))  # (N, 2 * C)
+    return torch.stack(pooled, 1).clamp(min=1e-6).sqrt()

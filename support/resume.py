@@ -1,0 +1,87 @@
+"""The state that an interrupted training leaves beside its checkpoint, and resuming from it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from support.arguments import UserError, warn
+from support.files import load_torch, save_torch
+
+SAVE_INTERVAL = 2  # seconds at least between two states that are written
+
+
+class UnfinishedRun:
+    """A folder `CHECKPOINT.unfinished` with the arguments and the last state of a training.
+
+    Args:
+        checkpoint: the file that the training will write.
+        arguments: those of the command line.
+        resume: continue from the folder if it exists; otherwise its content is replaced.
+
+    Raises:
+        UserError: with `resume`, if the interrupted run had other arguments or its state is
+            damaged; or the folder cannot be made.
+    """
+
+    def __init__(self, checkpoint: Path, arguments: dict[str, Any], resume: bool):
+        self.folder = checkpoint.with_name(f"{checkpoint.name}.unfinished")
+        self.path = self.folder / "state.pth"
+        self.arguments, self.inputs_digest = arguments | {"resume": None}, ""
+        self.content: dict[str, Any] | None = None
+        self.saved_at = -math.inf
+        if resume and self.path.exists():
+            kind = "state of an interrupted run"
+            # A copy: a memory-mapped file cannot be replaced on every system.
+            self.content = copy.deepcopy(load_torch(self.path, kind))
+            if not isinstance(self.content, dict) or "arguments" not in self.content:
+                raise UserError(f"{self.path}: not the {kind}; delete it")
+            self._check_arguments(self.content["arguments"])
+            return
+        if resume:
+            warn(f"--resume: nothing to resume in {self.folder}: starting from the beginning")
+        self.remove()
+        self.save(None)
+
+    def _check_arguments(self, previous: dict[str, Any]) -> None:
+        for name, value in self.arguments.items():
+            if previous.get(name) != value:
+                raise UserError(
+                    f"--resume: the interrupted run had --{name} {previous.get(name)}, not "
+                    f"{value}; type that, or leave out --resume to start from the beginning"
+                )
+
+    def save(self, state: dict[str, Any] | None) -> None:
+        """Write the state, unless that was done SAVE_INTERVAL ago; None: no epoch is complete."""
+        if state and time.monotonic() - self.saved_at < SAVE_INTERVAL:
+            return
+        content = {"arguments": self.arguments, "features": self.inputs_digest, "state": state}
+        save_torch(content, self.path)
+        self.saved_at = time.monotonic()
+
+    def state_for(self, inputs_digest: str) -> dict[str, Any] | None:
+        """Return the state to continue from, if there is one.
+
+        Args:
+            inputs_digest: identifies what the training learns from.
+
+        Raises:
+            UserError: the interrupted run learned from something else.
+        """
+        self.inputs_digest = inputs_digest
+        if not self.content or not self.content["state"]:
+            return None
+        if self.content["features"] != inputs_digest:
+            raise UserError(
+                "--resume: the images have changed since the interrupted run; leave out --resume "
+                "to start from the beginning"
+            )
+        return self.content["state"]
+
+    def remove(self) -> None:
+        """Delete the folder, if it exists."""
+        shutil.rmtree(self.folder, ignore_errors=True)

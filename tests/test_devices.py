@@ -1,0 +1,88 @@
+"""support.devices: device, precision, number of workers."""
+
+import os
+
+import pytest
+import torch
+
+from support import devices
+from support.arguments import UserError
+
+CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
+
+
+def test_cpu_is_the_cpu():
+    assert devices.select_device("cpu") == CPU
+
+
+def test_gpu_without_a_gpu_is_a_users_error():
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match="^--device gpu: .*use --device cpu$"):
+        devices.select_device("gpu")
+
+
+@pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("0", 0), ("3", 3), ("5", 1)])
+def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch, local_rank, index):
+    """On a machine with 4 GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert devices.select_device("gpu") == torch.device("cuda", index)
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA, MPS], ids=str)
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_precision_is_the_one_that_is_named(device, name):
+    assert name in devices.PRECISIONS
+    assert devices.select_precision(device, name) == getattr(torch, name)
+
+
+def test_this_processor_computes_in_float32_or_bfloat16():
+    assert devices.select_precision(CPU) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+)
+def test_the_precision_of_a_gpu_follows_from_its_capability(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert devices.select_precision(CUDA) == precision
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({}, torch.float32),
+        ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_the_precision_of_a_processor_follows_from_its_capabilities(
+    monkeypatch, capabilities, precision
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert devices.select_precision(CPU) == precision
+    assert devices.select_precision(MPS) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("cores", "with_cpu", "with_gpu"), [(1, 1, 1), (2, 1, 2), (3, 1, 3), (8, 4, 8), (64, 16, 16)]
+)
+def test_workers_follow_from_the_cores_that_the_process_may_use(
+    monkeypatch, cores, with_cpu, with_gpu
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert devices.default_workers(CPU) == with_cpu
+    assert devices.default_workers(CUDA) == devices.default_workers(MPS) == with_gpu
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(8, 4), (None, 1)])
+def test_workers_of_a_system_without_affinity(monkeypatch, cores, workers):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert devices.default_workers(CPU) == workers

@@ -1,0 +1,443 @@
+"""support.files: atomic writes, safe reads of torch files, content digests, CSV and figures."""
+
+import contextlib
+import csv
+import hashlib
+import math
+import os
+import pickle
+import re
+import struct
+import sys
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from conftest import not_root
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import nn
+
+from support import files
+from support.arguments import UserError
+
+# ---------------------------------------------------------------- atomic writes
+
+
+@contextlib.contextmanager
+def full_disk(size=200_000):
+    """Let the system refuse to make a file larger than `size` bytes, as a full disk does."""
+    resource = pytest.importorskip("resource", reason="this system cannot limit a file's size")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.pth"
+    for value in (1, 2):
+        files.save_torch({"value": value}, path)
+        assert torch.load(path, weights_only=True) == {"value": value}
+        assert os.listdir(path.parent) == ["file.pth"]
+
+
+def test_the_old_file_is_complete_until_the_new_one_is(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(file):
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old"
+
+    files.write_atomically(path, write)
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: files.save_torch({"value": torch.zeros(1_000_000)}, path),
+        lambda path: files.write_atomically(path, lambda file: file.write(bytes(1_000_000))),
+    ],
+    ids=["torch", "bytes"],
+)
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, write):
+    path = tmp_path / "file.pth"
+    files.save_torch({"value": torch.arange(3)}, path)
+    before = path.read_bytes()
+    with full_disk(), pytest.raises(UserError) as error:
+        write(path)
+    assert re.match(f"{re.escape(str(path))}: cannot write it: [A-Z][a-z ]+$", str(error.value))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["file.pth"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_a_write_that_stops_leaves_the_old_file_and_nothing_else(tmp_path, stop):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(file):
+        file.write(b"new")
+        raise stop
+
+    with pytest.raises(stop):
+        files.write_atomically(path, write)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("case", ["folder", "below a file", "locked", "the root", "too long"])
+def test_a_path_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path, locked_folder, case):
+    (tmp_path / "file").write_text("old")
+    path = {
+        "folder": tmp_path,
+        "below a file": tmp_path / "file" / "new",
+        "locked": locked_folder / "new",
+        "the root": type(tmp_path)("/"),
+        "too long": tmp_path / ("x" * 5000),
+    }[case]
+    before = sorted(os.listdir(tmp_path)), sorted(os.listdir(tmp_path.parent))
+    reason = f"^{re.escape(str(path))}: cannot write it: [A-Z]"
+    rights = not_root() if case == "locked" else contextlib.nullcontext()
+    with pytest.raises(UserError, match=reason), rights:
+        files.write_atomically(path, lambda file: file.write(b"new"))
+    assert before == (sorted(os.listdir(tmp_path)), sorted(os.listdir(tmp_path.parent)))
+    assert (tmp_path / "file").read_text() == "old"
+
+
+# ---------------------------------------------------------------- output paths
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("model.pth", "model.pth"),
+        ("folder", "folder/default.pth"),
+        ("folder.v2", "folder.v2/default.pth"),
+        ("new", "new/default.pth"),
+        ("new.v2/", "new.v2/default.pth"),
+        ("new/deep/model.pt", "new/deep/model.pt"),
+    ],
+)
+def test_an_output_path_is_a_file_or_a_folder(tmp_path, text, file):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.v2").mkdir()
+    path = files.output_path(f"{tmp_path}/{text}", "default.pth", "--flag")
+    assert path == tmp_path / file
+    assert path.parent.is_dir() and not list(path.parent.glob("*.p*"))
+
+
+@pytest.mark.parametrize("text", ["file/a.pth", "file/new/", "taken", "x" * 5000 + "/a.pth"])
+def test_an_output_path_that_cannot_be_written_is_a_users_error(tmp_path, text):
+    (tmp_path / "file").touch()
+    (tmp_path / "taken" / "default.pth").mkdir(parents=True)
+    path = f"{tmp_path}/{text}"
+    with pytest.raises(UserError, match=f"^--flag {re.escape(path)}: cannot write there: ."):
+        files.output_path(path, "default.pth", "--flag")
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o555])
+@pytest.mark.parametrize("name", ["model.pth", "new/model.pth", "new/folder"])
+def test_a_folder_that_may_not_be_written_is_a_users_error(locked_folder, name, mode):
+    locked_folder.chmod(mode)
+    with pytest.raises(UserError, match="^--flag .*locked.*Permission denied"), not_root():
+        files.output_path(str(locked_folder / name), "default.pth", "--flag")
+
+
+# ---------------------------------------------------------------- torch files
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_plain_types_and_tensors_of_every_kind_are_read(tmp_path, old_format):
+    tensors = {
+        str(dtype): torch.arange(6).reshape(2, 3).to(dtype)
+        for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.bool)
+    }
+    content = {
+        **tensors,
+        "parameter": nn.Parameter(torch.ones(2)),
+        "ordered": OrderedDict(a=torch.zeros(2, 2, 1, 1).to(memory_format=torch.channels_last)),
+        "plain": {"text": "ü", "numbers": [1, 2.5, 10**20, None, True], "pair": (1, ("a", "b"))},
+    }
+    path = tmp_path / "file.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=not old_format)
+    loaded = files.load_torch(path, "checkpoint")
+    assert loaded["plain"] == content["plain"]
+    assert loaded["parameter"].tolist() == [1, 1] and loaded["ordered"]["a"].shape == (2, 2, 1, 1)
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
+
+
+class Hostile:
+    """Runs a command as soon as it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.trace}'",)
+
+
+def with_pickle(pickled, compression=zipfile.ZIP_STORED):
+    """Return a function that writes an archive as torch does, with this pickle in it."""
+
+    def write(path):
+        torch.save({"a": torch.zeros(10)}, path)
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, content in members.items():
+                archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+        assert path.stat().st_size < 200_000
+
+    return write
+
+
+def truncated(path):
+    torch.save({"a": torch.zeros(10_000)}, path)
+    os.truncate(path, path.stat().st_size - 5000)
+
+
+# A text of 100 MB; one that is doubled 20 times; a key of 2 ** 20 tuples. (60 times would exhaust
+# any memory.)
+LONG_TEXT = b"\x80\x02X" + struct.pack("<I", 10**8) + bytes(10**8) + b"."
+DOUBLED = b"\x80\x02c_codecs\nencode\nq\x00" + b"h\x00" * 20 + b"X\1\0\0\0aX\5\0\0\0ascii\x86R"
+DOUBLED += b"X\x09\0\0\0hex_codec\x86R" * 19 + b"."
+TUPLES = b"\x80\x02}q\x00)q\x01" + b"h\x01h\x01\x86q\x01" * 20 + b"h\x00h\x01K\x01s."
+OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."  # begins old files
+
+# Files that torch did not write, or that hold more than plain types and tensors.
+UNSAFE_FILES = {
+    "bomb": with_pickle(LONG_TEXT, zipfile.ZIP_DEFLATED),
+    "doubled": with_pickle(DOUBLED),
+    "tuples": with_pickle(TUPLES),
+    "doubled, old": lambda path: path.write_bytes(OLD + DOUBLED + b"\x80\x02]."),
+    "tuples, old": lambda path: path.write_bytes(OLD + TUPLES + b"\x80\x02]."),
+    "bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(10_000)),
+    "half archive": lambda path: path.write_bytes(b"PK\3\4" + bytes(10_000)),
+    "TorchScript": lambda path: torch.jit.save(torch.jit.script(nn.ReLU()), path),
+    "pickled module": lambda path: torch.save(nn.ReLU(), path),
+    "arrays": lambda path: np.savez(path.open("wb"), a=np.zeros(3)),
+    "pipe": lambda path: os.mkfifo(path),
+    "missing": lambda path: None,
+    "empty": lambda path: path.touch(),
+    "text": lambda path: path.write_text("no weights\n" * 100),
+    "folder": lambda path: path.mkdir(),
+    "truncated": truncated,
+    "hostile": lambda path: torch.save(Hostile(path.parent / "trace"), path),
+    "hostile, old": lambda path: torch.save(
+        Hostile(path.parent / "trace"), path, _use_new_zipfile_serialization=False
+    ),
+    "hostile pickle": lambda path: path.write_bytes(pickle.dumps(Hostile(path.parent / "trace"))),
+}
+CAUSES = {
+    "bomb": "compressed",
+    "doubled": "refers to _codecs encode",
+    "tuples": "tuples within tuples",
+    "hostile": "refers to posix system",
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("case", UNSAFE_FILES)
+def test_an_unsafe_file_is_named_and_not_executed(tmp_path, case):
+    path = tmp_path / "file.pth"
+    UNSAFE_FILES[case](path)
+    with pytest.raises(UserError) as error:
+        files.load_torch(path, "weights file")
+    is_file = case not in ("pipe", "missing", "folder")
+    reason = "not a weights file that this program can read" if is_file else "no such weights file"
+    assert str(error.value) == f"{path}: {reason}"
+    assert CAUSES.get(case.split(",")[0], "") in str(error.value.__cause__)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_the_hostile_files_do_what_they_are_meant_to(tmp_path):
+    UNSAFE_FILES["hostile"](tmp_path / "file.pth")
+    torch.load(tmp_path / "file.pth", weights_only=False)
+    assert (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("name", ["locked", "too long"])
+def test_a_torch_file_whose_path_cannot_be_read_is_a_users_error(locked_folder, name):
+    path = str(locked_folder / "file.pth") if name == "locked" else "x" * 5000
+    with pytest.raises(UserError, match="^.*(locked|xxx).*: no such checkpoint$"), not_root():
+        files.load_torch(path, "checkpoint")
+
+
+def test_a_torch_file_that_may_not_be_read_is_a_users_error(locked_folder):
+    locked_folder.chmod(0o755)
+    path = locked_folder / "file.pth"
+    torch.save({}, path)
+    path.chmod(0)
+    try:
+        with pytest.raises(UserError, match="file.pth: cannot read it: Permission"), not_root():
+            files.load_torch(path, "checkpoint")
+    finally:
+        path.unlink()
+
+
+# ---------------------------------------------------------------- tensors
+
+
+def last_value_as(value):
+    """Return a function that replaces the last value of a tensor."""
+
+    def change(tensor):
+        tensor = tensor.clone()
+        tensor.view(-1)[-1] = value
+        return tensor
+
+    return change
+
+
+# What may be wrong with a tensor in a file, and the error of reading it.
+INVALID_TENSORS = {
+    "NaN": (last_value_as(math.nan), "not finite"),
+    "infinite": (last_value_as(-math.inf), "not finite"),
+    "too large": (lambda t: torch.full_like(t, 3e38), "not finite"),
+    "stride 0": (lambda t: torch.zeros(1).expand(t.shape), "more values than it has"),
+    "overlapping": (
+        lambda t: torch.zeros(t.numel() // 2 + 100).as_strided(t.shape, [1] * t.dim()),
+        "more values than it has",
+    ),
+    "huge": (lambda t: torch.zeros(1).expand(10**12), "another shape or type"),
+    "integers": (lambda t: t.long(), "another shape or type"),
+    "complex": (lambda t: t.to(torch.complex64), "another shape or type"),
+    "flat": (lambda t: t.flatten()[:, None], "another shape or type"),
+    "other shape": (lambda t: torch.zeros(3), "another shape or type"),
+    "sparse": (lambda t: t.to_sparse(), "can read"),
+    "meta": (lambda t: t.to("meta"), "can read"),
+    "quantized": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "can read"),
+    "None": (lambda t: None, "NoneType"),
+    "a list": (lambda t: [1.0], "list"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("case", INVALID_TENSORS)
+def test_an_invalid_tensor_is_refused(tmp_path, case):
+    change, reason = INVALID_TENSORS[case]
+    module = nn.Conv2d(20, 30, 3)
+    state = module.state_dict()
+    torch.save({**state, "weight": change(state["weight"])}, tmp_path / "file.pth")
+    before = {key: tensor.clone() for key, tensor in state.items()}
+    with pytest.raises((ValueError, AttributeError, UserError), match=reason):
+        files.load_tensors(module, files.load_torch(tmp_path / "file.pth", "weights file"))
+    assert all(torch.equal(before[key], tensor) for key, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_tensors_of_any_precision_and_order_become_float32(tmp_path, dtype):
+    source, module = nn.Conv2d(20, 30, 3), nn.Conv2d(20, 30, 3, device="meta")
+    source.to(dtype, memory_format=torch.channels_last)
+    torch.save({**source.state_dict(), "another": torch.zeros(5)}, tmp_path / "file.pth")
+    files.load_tensors(module, files.load_torch(tmp_path / "file.pth", "weights file"))
+    for name, tensor in module.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, source.state_dict()[name].float())
+
+
+def test_a_missing_tensor_is_named():
+    with pytest.raises(ValueError, match="no tensor bias"):
+        files.load_tensors(nn.Linear(2, 3), {"weight": torch.zeros(3, 2)})
+
+
+# ---------------------------------------------------------------- regular files and digests
+
+
+def test_the_status_of_a_regular_file_is_returned(tmp_path):
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert files.check_regular_file(tmp_path / "file").st_size == 5
+    assert files.check_regular_file(tmp_path / "link").st_size == 5
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: None, "cannot read it: No such file or directory"),
+        (lambda path: path.symlink_to(path), "cannot read it: Too many levels of symbolic links"),
+        (lambda path: path.touch(), "empty"),
+        (lambda path: path.mkdir(), "not a file"),
+        (os.mkfifo, "not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a file"),
+    ],
+    ids=["missing", "circular link", "empty", "folder", "pipe", "device"],
+)
+def test_what_is_not_a_regular_file_is_a_users_error(tmp_path, make, reason):
+    path = tmp_path / "file"
+    make(path)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: {reason}$"):
+        files.check_regular_file(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(2**20), bytes(2**21) + b"\n"])
+def test_the_digest_of_a_file_is_its_sha256(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    assert files.sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_the_digest_of_tensors_depends_on_every_bit_and_name():
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    tensors = {"weight": weight, "bias": torch.zeros(4)}
+    digest = files.digest_of_tensors(tensors)
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    changed = weight.clone()
+    changed.view(torch.int32)[3, 2, 2, 2] ^= 1
+    for other in (
+        {**tensors, "weight": changed},
+        {**tensors, "bias": torch.tensor([0.0, 0, 0, -0.0])},
+        {"weight": weight, "offset": torch.zeros(4)},
+        {"weight": weight},
+    ):
+        assert files.digest_of_tensors(other) != digest
+    same = weight.to(memory_format=torch.channels_last)  # the same values in another order
+    assert files.digest_of_tensors({**tensors, "weight": same}) == digest
+
+
+# ---------------------------------------------------------------- CSV and figures
+
+
+def test_a_csv_file_is_read_back_as_it_was_written(tmp_path):
+    rows = [("path", "value"), ('a, "b".jpg', "1.5"), ("two\nlines", ""), ("gänseblümchen", "ü")]
+    files.write_csv(tmp_path / "table.csv", rows)
+    with open(tmp_path / "table.csv", newline="", encoding="utf-8") as file:
+        assert [tuple(row) for row in csv.reader(file)] == rows
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its file names are text")
+def test_bytes_of_file_names_that_are_not_text_are_escaped(tmp_path):
+    files.write_csv(tmp_path / "table.csv", [(os.fsdecode(b"a\xff.jpg"),)])
+    assert (tmp_path / "table.csv").read_bytes() == b"a\\udcff.jpg\r\n"
+
+
+@pytest.mark.parametrize("name", ["no folder/table.csv", "folder", "x" * 5000])
+def test_a_csv_file_that_cannot_be_written_is_a_users_error(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    reason = f"^{re.escape(str(tmp_path / name))}: cannot write it: [A-Z]"
+    with pytest.raises(UserError, match=reason):
+        files.write_csv(tmp_path / name, [("a",)])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("figure.png", "PNG"), ("figure.jpg", "JPEG")])
+def test_the_ending_of_a_figures_name_is_its_format(tmp_path, name, kind):
+    files.save_figure(Figure((2, 1), dpi=100), tmp_path / name)
+    with Image.open(tmp_path / name) as image:
+        assert (image.format, image.size) == (kind, (200, 100))
+
+
+@pytest.mark.parametrize("name", ["no folder/a.png", "a.what", "folder.png"])
+def test_a_figure_that_cannot_be_written_is_a_users_error(tmp_path, name):
+    (tmp_path / "folder.png").mkdir()
+    reason = f"^{re.escape(str(tmp_path / name))}: cannot write it: [A-Z]"
+    with pytest.raises(UserError, match=reason):
+        files.save_figure(Figure(), tmp_path / name)
+    assert os.listdir(tmp_path) == ["folder.png"]

@@ -1,0 +1,163 @@
+"""support.metrics: accuracy, calibration and figures of each category, by hand."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from support.metrics import (
+    CALIBRATION_BINS,
+    calibration_bins,
+    calibration_error,
+    category_metrics,
+    confusion_counts,
+    format_evaluation,
+    metrics,
+)
+
+PROBS = [
+    [0.90, 0.04, 0.03, 0.01, 0.01, 0.01],  # correct and confident
+    [0.86, 0.10, 0.01, 0.01, 0.01, 0.01],  # incorrect, about as confident
+    [0.30, 0.50, 0.10, 0.05, 0.03, 0.02],  # correct
+    [0.20, 0.10, 0.46, 0.10, 0.09, 0.05],  # the label is the least likely category
+    [0.70, 0.10, 0.08, 0.06, 0.04, 0.02],  # correct
+]
+LABELS = [0, 1, 1, 5, 0]
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_metrics_of_logits_are_those_computed_by_hand(kind):
+    measured = metrics(kind(np.log(PROBS) + 3), kind(LABELS))
+    losses = [-math.log(p) for p in (0.9, 0.1, 0.5, 0.05, 0.7)]
+    # Bins of 1/15: 0.90 and 0.86 in 13 and 12, 0.50 in 7, 0.46 in 6, 0.70 in 10.
+    differences = [0.1, 0.86, 0.5, 0.46, 0.3]
+    assert measured == pytest.approx(
+        {
+            "loss": sum(losses) / 5,
+            "accuracy": 3 / 5,
+            "top5_accuracy": 4 / 5,
+            "class_accuracy": (1 + 1 / 2 + 0) / 3,
+            "ece": sum(differences) / 5,
+        },
+        rel=1e-5,
+    )
+    assert all(type(value) is float for value in measured.values())
+
+
+def test_the_label_is_among_the_five_highest_or_not():
+    logits = np.random.default_rng(0).random((20, 6))
+    logits[:, 5] = -1
+    measured = metrics(logits, logits[:, :5].argmin(1))
+    assert (measured["top5_accuracy"], measured["accuracy"]) == (1, 0)
+    assert metrics(logits, [5] * 20)["top5_accuracy"] == 0
+
+
+def test_differences_within_a_bin_cancel_out():
+    probs = np.array([[0.75, 0.25], [0.77, 0.23], [0.76, 0.24], [0.74, 0.26]])
+    measured = metrics(np.log(probs), [0, 0, 0, 1])
+    assert measured["ece"] == pytest.approx(abs(0.75 + 0.77 + 0.76 + 0.74 - 3) / 4, rel=1e-4)
+
+
+def test_large_logits_overflow_nothing():
+    measured = metrics([[1e4, -1e4], [1e4, 1e4 - 1]], [0, 1])
+    assert measured["loss"] == pytest.approx((0 + math.log(1 + math.e)) / 2)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_give_a_loss_that_is_not_finite_and_no_warning(value):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measured = metrics([[value, value], [0.0, 1.0]], [0, 1])
+    assert not math.isfinite(measured["loss"])
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def test_predictions_are_sorted_into_bins_by_their_probability():
+    probs, correct = [0.0, 0.05, 0.07, 0.5, 1.0, 1.0], [False, True, True, False, True, False]
+    bins = calibration_bins(probs, correct)
+    expected = np.zeros((3, CALIBRATION_BINS))
+    expected[:, 0], expected[:, 1], expected[:, 7] = (2, 0.05, 1), (1, 0.07, 1), (1, 0.5, 0)
+    expected[:, 14] = (2, 2.0, 1)  # a probability of 1 belongs to the last bin
+    np.testing.assert_allclose(bins, expected)
+    # |0.05 - 1| + |0.07 - 1| + |0.5 - 0| + |2 - 1|, of 6 predictions
+    assert calibration_error(probs, correct) == pytest.approx((0.95 + 0.93 + 0.5 + 1) / 6)
+
+
+def test_perfect_calibration_has_no_error():
+    assert calibration_error([0.75] * 4, [True, True, True, False]) == 0
+    assert calibration_error([1.0] * 4, [True] * 4) == 0
+    assert calibration_error([1.0] * 4, [False] * 4) == 1
+
+
+# ---------------------------------------------------------------- each category
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_confusion_counts_have_a_row_for_each_label(kind):
+    counts = confusion_counts(kind([0, 0, 0, 1, 1, 2]), kind([0, 0, 1, 1, 0, 0]), 4)
+    assert counts.tolist() == [[2, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(("labels", "predictions"), [([2], [0]), ([0], [2])])
+def test_an_index_without_a_category_is_an_error(labels, predictions):
+    with pytest.raises(IndexError):
+        confusion_counts(labels, predictions, 2)
+
+
+def test_metrics_of_each_category_are_those_computed_by_hand():
+    labels, predictions = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 0, 1, 1, 0, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = category_metrics(labels, predictions, 4)
+    assert [row["images"] for row in rows] == [3, 2, 1, 0]
+    for row, precision, recall, f1 in zip(
+        rows,
+        [1 / 2, 1 / 2, math.nan, math.nan],
+        [2 / 3, 1 / 2, 0, math.nan],
+        [4 / 7, 1 / 2, 0, math.nan],
+        strict=True,
+    ):
+        assert row["precision"] == pytest.approx(precision, nan_ok=True)
+        assert row["recall"] == pytest.approx(recall, nan_ok=True)
+        assert row["f1"] == pytest.approx(f1, nan_ok=True)
+
+
+# ---------------------------------------------------------------- the evaluation as text
+
+NAMES = ["iris", "rose", "c", "d", "e", "f"]
+SUMMARY = (
+    "5 images of 3 categories: accuracy 60.0%, top-5 80.0%, mean of the categories 50.0%, "
+    "calibration error 44.4%"
+)
+
+
+def test_an_evaluation_names_the_most_frequent_confusions():
+    lines = format_evaluation(torch.tensor(PROBS), torch.tensor(LABELS), NAMES)
+    assert lines == [SUMMARY, "1 of rose predicted as iris", "1 of f predicted as c"]
+    repeated = format_evaluation([PROBS[3], *PROBS, PROBS[3]], [5, *LABELS, 5], NAMES)
+    assert repeated[1:] == ["3 of f predicted as c", "1 of rose predicted as iris"]
+    assert len(format_evaluation(PROBS, LABELS, NAMES, max_confusions=1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("minimum", "line"),
+    [
+        (0.5, "80.0% of the predictions have a probability of at least 0.5, and 75.0% of these"),
+        (0.86, "40.0% of the predictions have a probability of at least 0.86, and 50.0% of these"),
+        (0.95, "0.0% of the predictions have a probability of at least 0.95, and 0.0% of these"),
+    ],
+)
+def test_an_evaluation_counts_the_predictions_above_a_minimum(minimum, line):
+    lines = format_evaluation(PROBS, LABELS, NAMES, minimum)
+    assert lines[:2] == [SUMMARY, f"{line} are correct"]
+
+
+def test_an_evaluation_of_probabilities_that_are_0_is_finite():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lines = format_evaluation([[1.0, 0.0], [1.0, 0.0]], [0, 1], ["a", "b"])
+    assert "accuracy 50.0%" in lines[0] and "nan" not in lines[0]

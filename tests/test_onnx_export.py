@@ -1,0 +1,351 @@
+"""support.onnx_export: the ONNX file, running it with onnxruntime, and predict.py's --to_onnx."""
+
+import json
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CATEGORIES, ROOT, assert_error, draw, run, same_bits, small_backbone
+from torch import nn
+
+import predict
+import utils
+from model import FORMAT_VERSION, Backbone, Classifier, Head, load_checkpoint, load_weights
+from support import onnx_export
+from support.arguments import UserError
+from support.onnx_export import ImagesToProbabilities, check_onnx, export_onnx, onnx_probabilities
+
+MEANS, STDS = [0.4, 0.45, 0.5], [0.25, 0.3, 0.2]  # neither the default nor the checkpoint's
+SIZE = 64  # of images, in pixels
+UNUSUAL = os.fsdecode(b"\xff")  # a folder's name that is not text
+METADATA = {"text": "plain ü", "categories": ["ü", UNUSUAL], "number": 0.25}
+
+
+def small_classifier(backbone=None, **changes) -> Classifier:
+    """Make a classifier without any default value; its predictions differ from image to image."""
+    torch.manual_seed(0)
+    backbone = backbone or small_backbone()
+    head = Head(backbone.num_features, 16, num_outputs=5, num_classes=3, dropout=0.5)
+    head.standardize_by(
+        torch.full([backbone.num_features], 0.5), torch.full([backbone.num_features], 0.3)
+    )
+    attributes = {"arch": "vgg13", "class_to_idx": {"b": 1, "x y": 0, "a": 2}, "image_size": SIZE}
+    attributes |= {"means": MEANS, "stds": STDS, "temperature": 0.25}
+    return Classifier(backbone, head, **attributes | changes).eval()
+
+
+def module_of(classifier: nn.Module) -> ImagesToProbabilities:
+    """Return the module that is exported of a classifier."""
+    return ImagesToProbabilities(
+        classifier, classifier.means, classifier.stds, classifier.temperature
+    )
+
+
+def tiny_module(classifier=None) -> ImagesToProbabilities:
+    """Return a module for images of 4 x 4 pixels, which is exported faster than a network."""
+    classifier = classifier or nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2))
+    return ImagesToProbabilities(classifier, [0.5] * 3, [0.25] * 3, 1.0)
+
+
+def views(count: int = 3) -> torch.Tensor:
+    """Make images of different kinds: (count, 3, SIZE, SIZE) uint8."""
+    images = [np.asarray(draw(kind % 4, kind, SIZE, SIZE)) for kind in range(count)]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+@pytest.fixture(scope="session")
+def packages():
+    """The packages that an export needs, without which these tests are skipped."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"the ONNX export needs {package}: pip install it")
+
+
+@pytest.fixture(scope="module")
+def exported(packages, tmp_path_factory):
+    """A small classifier, and the file that it was exported to."""
+    classifier = small_classifier()
+    path = tmp_path_factory.mktemp("onnx") / "new folder" / "model.onnx"
+    with torch.inference_mode():  # as in a prediction
+        export_onnx(module_of(classifier), SIZE, path, METADATA)
+    return classifier, path
+
+
+def read(path):
+    """Read a file with onnx."""
+    import onnx
+
+    return onnx.load(path)
+
+
+def metadata_of(path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in read(path).metadata_props}
+
+
+# ---------------------------------------------------------------- the module
+
+
+def test_the_module_gives_the_classifiers_probabilities():
+    classifier = small_classifier()
+    expected = classifier.compute_probs(views())
+    with torch.inference_mode():
+        assert (module_of(classifier)(views()) - expected).abs().max() < 1e-5
+    for name, plain in (("temperature", 1.0), ("means", utils.MEANS), ("stds", utils.STDS)):
+        other = small_classifier(**{name: plain}).compute_probs(views())
+        assert (other - expected).abs().max() > 1e-3  # so that a mistake in it would be noticed
+
+
+def test_the_module_is_a_copy_in_float32_and_the_classifier_stays_as_it_is():
+    classifier = small_classifier().train()
+    classifier.backbone.to(torch.bfloat16, memory_format=torch.channels_last)
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    layouts = {name: (t.dtype, t.stride()) for name, t in classifier.state_dict().items()}
+    module = module_of(classifier)
+    with torch.inference_mode():
+        probs = module(views())
+    assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.float32}
+    assert all(tensor.is_contiguous() for tensor in module.state_dict().values())
+    assert same_bits(classifier.state_dict(), before)
+    assert {name: (t.dtype, t.stride()) for name, t in classifier.state_dict().items()} == layouts
+    assert classifier.training
+    classifier.eval().backbone.float()  # weights that were rounded stay rounded
+    assert (probs - classifier.compute_probs(views())).abs().max() < 1e-5
+
+
+# ---------------------------------------------------------------- predictions of the file
+
+
+@pytest.mark.parametrize("count", [1, 3, onnx_export.RUN_BATCH_SIZE + 1])
+def test_a_file_predicts_as_its_model_does(exported, count):
+    classifier, path = exported
+    probs = onnx_probabilities(path, views(count))
+    assert probs.shape == (count, 3) and probs.dtype == torch.float32
+    assert (probs - classifier.compute_probs(views(count))).abs().max() < 1e-5
+
+
+def test_probabilities_that_differ_are_an_error(exported):
+    classifier, path = exported
+    expected = classifier.compute_probs(views())
+    assert 0 <= check_onnx(path, views(), expected) < 1e-5
+    for difference in (2 * onnx_export.MAX_DIFFERENCE, -0.25, torch.nan):
+        other = expected.clone()
+        other[2, 1] += difference
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: its probabilities differ"):
+            check_onnx(path, views(), other)
+
+
+def test_imagenet_weights_predict_the_same_on_photographs(
+    packages, flowers_dir, vgg16_weights, tmp_path
+):
+    backbone = Backbone("vgg16")
+    load_weights(backbone, "vgg16", str(vgg16_weights))
+    paths = sorted((flowers_dir / "test").glob("*/*"))
+    paths = paths[:: len(paths) // 17][:17]  # of all categories
+    photographs = torch.stack([utils.plain_view(utils.load_image(path)) for path in paths])
+    classifier = small_classifier(
+        backbone, arch="vgg16", means=utils.MEANS, stds=utils.STDS, image_size=utils.CROP
+    )
+    with torch.inference_mode():
+        features = torch.cat([backbone(utils.normalize(batch)) for batch in photographs.split(4)])
+        flat = features.flatten(0, 1)
+        classifier.head.standardize_by(flat.mean(0), flat.std(0))
+        logits = classifier.head.image_logits(features)
+        expected = (logits / classifier.temperature).softmax(1)
+    export_onnx(module_of(classifier), utils.CROP, tmp_path / "model.onnx", {})
+    assert len(photographs) == 17
+    assert expected.std(0).min() > 0.05  # the predictions differ
+    assert check_onnx(tmp_path / "model.onnx", photographs, expected) < 1e-4
+    (tmp_path / "model.onnx").unlink()  # 61 MB
+
+
+# ---------------------------------------------------------------- content of the file
+
+
+def declared(values):
+    """Return the name, type and shape of each input or output."""
+    types = [(value.name, value.type.tensor_type) for value in values]
+    return [
+        (name, kind.elem_type, [dim.dim_param or dim.dim_value for dim in kind.shape.dim])
+        for name, kind in types
+    ]
+
+
+def test_a_file_declares_its_input_and_output_in_float32(exported):
+    graph = read(exported[1]).graph
+    assert declared(graph.input) == [("images", 2, ["N", 3, SIZE, SIZE])]  # 2: uint8
+    assert declared(graph.output) == [("probabilities", 1, ["N", 3])]  # 1: float32
+    types = {tensor.data_type for tensor in graph.initializer}
+    assert types <= {1, 7}  # float32, and int64 for axes
+
+
+def test_metadata_is_stored_as_text_or_json(exported):
+    metadata = metadata_of(exported[1])
+    assert metadata["text"] == "plain ü"
+    assert json.loads(metadata["categories"]) == ["ü", UNUSUAL]
+    assert json.loads(metadata["number"]) == 0.25
+    assert metadata.keys() == METADATA.keys()
+
+
+def test_a_file_is_complete_and_holds_nothing_of_this_machine(exported):
+    import onnx
+
+    path = exported[1]
+    assert os.listdir(path.parent) == ["model.onnx"]
+    onnx.checker.check_model(str(path), full_check=True)
+    content = path.read_bytes()
+    assert b"Conv" in content
+    graph = read(path).graph
+    for item in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        assert not item.doc_string and not item.metadata_props
+    for word in (ROOT, Path(torch.__file__).parent, Path.home(), path.parent, Path(sys.prefix)):
+        assert os.fsencode(word) not in content
+    for word in (b"site-packages", b"model.py", b"stack_trace", b"doc_string", b"File "):
+        assert word not in content
+
+
+def test_a_second_export_gives_the_same_bytes_and_prints_logs_and_warns_nothing(
+    exported, tmp_path, capfd, recwarn
+):
+    classifier, path = exported
+    export_onnx(module_of(classifier), SIZE, tmp_path / "again.onnx", METADATA)
+    onnx_probabilities(tmp_path / "again.onnx", views(1))
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+    assert logging.root.manager.disable == logging.NOTSET
+    assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
+
+
+# ---------------------------------------------------------------- errors
+
+
+def test_a_file_that_cannot_be_written_is_named(packages, tmp_path):
+    (tmp_path / "file").write_text("old")
+    path = tmp_path / "file" / "model.onnx"
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: cannot write it: [A-Z]"):
+        export_onnx(tiny_module(), 4, path, {})
+    assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "old"
+
+
+class Branching(nn.Module):
+    """A network whose layers depend on its input's values: exporters cannot follow it."""
+
+    def forward(self, images):
+        return images.sum((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+
+def test_a_network_that_cannot_be_exported_is_named_in_a_line(packages, tmp_path):
+    path = tmp_path / "model.onnx"
+    start = f"^{re.escape(str(path))}: the ONNX exporter of torch failed: [A-Za-z]+Error: "
+    with pytest.raises(UserError, match=start) as error:
+        export_onnx(tiny_module(Branching()), 4, path, {})
+    assert len(str(error.value)) < 500 + len(str(path))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_a_missing_package_of_the_export_is_named(monkeypatch, tmp_path, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match="onnx and onnxscript: pip install onnx onnxscript$"):
+        export_onnx(tiny_module(), 4, tmp_path / "model.onnx", {})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_onnxruntime_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="package onnxruntime: pip install onnxruntime$"):
+        onnx_probabilities(tmp_path / "model.onnx", views(1))
+
+
+def from_another_program(path):
+    """Write a valid ONNX file whose input has another name."""
+    import onnx
+
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "graph", [x], [y])
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    proto.ir_version = 8
+    onnx.save(proto, path)
+
+
+INVALID_FILES = {
+    "missing": lambda path: None,
+    "folder": lambda path: path.mkdir(),
+    "empty": lambda path: path.touch(),
+    "text": lambda path: path.write_text("no model\n" * 100),
+    "from another program": from_another_program,
+}
+
+
+@pytest.mark.parametrize("case", INVALID_FILES)
+def test_a_file_that_is_not_a_model_is_named(packages, tmp_path, capfd, case):
+    path = tmp_path / "model.onnx"
+    INVALID_FILES[case](path)
+    reason = "cannot read it: [A-Z]" if case in ("missing", "folder") else "not a model"
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: {reason}"):
+        onnx_probabilities(path, views(1))
+    assert capfd.readouterr() == ("", "")
+
+
+# ---------------------------------------------------------------- the command line
+
+
+@pytest.fixture(scope="module")
+def by_command(packages, trained, images, tmp_path_factory):
+    """The finished command that exports a trained checkpoint, and its file."""
+    folder = tmp_path_factory.mktemp("command")
+    path, names = folder / "model.onnx", folder / "names.json"
+    names.write_text(json.dumps({"2": "gänseblümchen", "z": "not a category"}), encoding="utf-8")
+    flags = ("--checkpoint", trained.checkpoint, "--to_onnx", path, "--category_names", names)
+    flags += ("--means", *MEANS, "--stds", *STDS, "--precision", "bfloat16")  # not of the file
+    done = run("predict.py", *flags, "--input", images / "test" / "2" / "test_0.jpg")
+    yield done, path
+    path.unlink(missing_ok=True)  # 59 MB
+
+
+def test_the_flag_writes_a_file_and_compares_an_image(by_command, trained):
+    done, path = by_command
+    assert done.returncode == 0 and done.stderr == ""
+    first, second = done.stdout.splitlines()
+    assert first == f"saved {path}"
+    assert float(re.fullmatch("largest difference in probability: ([0-9.e-]+)", second)[1]) < 1e-4
+    size = trained.checkpoint.stat().st_size
+    assert path.stat().st_size == pytest.approx(size, rel=0.01)  # no weights are stored twice
+
+
+def test_the_file_of_a_checkpoint_predicts_as_the_library_does(by_command, trained, images):
+    paths = sorted((images / "test").rglob("*.jpg"))[::2]
+    photographs = torch.stack([utils.plain_view(utils.load_image(path)) for path in paths])
+    probs = onnx_probabilities(by_command[1], photographs)
+    classifier = load_checkpoint(trained.checkpoint)
+    ranked = predict.predict(classifier, paths, top_k=9, means=MEANS, stds=STDS)
+    for row, predictions in zip(probs, ranked, strict=True):
+        assert len(predictions) == len(CATEGORIES)
+        for prediction in predictions:
+            prob = row[classifier.class_to_idx[prediction.category]].item()
+            assert prob == pytest.approx(prediction.probability, abs=1e-5)
+
+
+def test_the_file_of_a_checkpoint_describes_its_input_and_categories(by_command, trained):
+    metadata = metadata_of(by_command[1])
+    assert json.loads(metadata["categories"]) == list(CATEGORIES)
+    assert json.loads(metadata["names"]) == ["1", "10", "gänseblümchen", "x y"]
+    for word in ("upright", "RGB", "256", "bilinear", "antialias", "224", "uint8"):
+        assert word in metadata["preprocessing"]
+    assert metadata["arch"] == "vgg16"
+    assert metadata["format_version"] == str(FORMAT_VERSION)
+    assert json.loads(metadata["means"]) == MEANS
+    assert json.loads(metadata["stds"]) == STDS
+    temperature = load_checkpoint(trained.checkpoint).temperature
+    assert json.loads(metadata["temperature"]) == temperature
+
+
+def test_the_flag_goes_with_one_image_or_none(trained, images, call, tmp_path):
+    flags = ("--checkpoint", trained.checkpoint, "--to_onnx", tmp_path / "model.onnx")
+    image = images / "test" / "2" / "test_0.jpg"
+    for others in (["--input", image, image], ["--evaluate", images], ["--input", images]):
+        assert_error(call("predict.py", *flags, *others), "--to_onnx")
+    assert os.listdir(tmp_path) == []

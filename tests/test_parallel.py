@@ -1,0 +1,255 @@
+"""support.parallel: torchrun's processes share the work, and the loss of one is an error."""
+
+import itertools
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import (
+    ONE_THREAD,
+    ROOT,
+    TIMEOUT,
+    TORCHRUN,
+    assert_error,
+    backbone_of,
+    make_images,
+    run,
+    same_bits,
+    state_of,
+)
+
+from support.parallel import (
+    broadcast,
+    broadcast_tensors,
+    gather,
+    map_ahead,
+    process_group,
+    rank_and_size,
+    scatter_and_gather,
+)
+
+SCRIPT = "tests/tiny_train.py"  # train.py with one more architecture
+
+
+# ---------------------------------------------------------------- threads
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_results_come_in_the_order_of_the_items(workers):
+    def slow_if_even(number: int) -> int:
+        time.sleep(0 if number % 2 else 0.01)
+        return number**2
+
+    results = map_ahead(slow_if_even, iter(range(20)), workers, ahead=5)
+    assert list(results) == [number**2 for number in range(20)]
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(0, 4), (1, 4), (3, 4), (2, 0)])
+def test_only_so_many_items_are_taken_ahead(workers, ahead):
+    count = itertools.count()
+    items = (next(count) for _ in itertools.repeat(None))  # there is no end
+    results = map_ahead(str, items, workers, ahead)
+    for number in range(10):
+        assert next(results) == str(number)
+    results.close()
+    assert next(count) == 10 + (ahead if workers else 0)
+
+
+def test_results_are_computed_ahead_by_several_threads():
+    barrier = threading.Barrier(3, timeout=TIMEOUT)  # passed by three threads at once
+    results = map_ahead(lambda item: barrier.wait(), range(6), workers=3, ahead=3)
+    assert sorted(results) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_is_raised_where_the_result_is_asked_for(workers):
+    results = map_ahead(lambda number: 1 / number, [1, 2, 0, 4], workers, ahead=4)
+    assert [next(results), next(results)] == [1, 0.5]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+# ---------------------------------------------------------------- a process group
+
+
+def negate_all(numbers):
+    return [-number for number in numbers]
+
+
+def test_without_torchrun_one_process_does_all_the_work():
+    with process_group() as rank:
+        assert rank == 0 and rank_and_size() == (0, 1) and not dist.is_initialized()
+        batches = []
+        results = scatter_and_gather(iter([1, 2, 3]), lambda x: batches.append(x) or x, chunk=2)
+        assert list(results) == [1, 2, 3] and len(batches) == 1
+        assert list(scatter_and_gather([], negate_all, chunk=2)) == []
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def check_group(rank: int, port: str) -> None:
+    """Call each function of a process group, in one of three processes."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "3"}
+    torch.set_num_threads(1)
+    sizes = []
+
+    def negate_and_count(numbers):
+        sizes.append(len(numbers))
+        return negate_all(numbers)
+
+    with process_group() as own_rank:
+        assert own_rank == rank and rank_and_size() == (rank, 3)
+        assert broadcast({"rank": rank}) == {"rank": 0}
+        tensors = [torch.full((2, 3), rank), torch.full((1,), 10 + rank)]
+        broadcast_tensors(tensors)
+        assert (tensors[0] == 0).all() and tensors[1].item() == 10
+
+        for count in (0, 1, 5, 12, 13):
+            sizes.clear()
+            items = range(count) if rank == 0 else ()
+            results = list(scatter_and_gather(items, negate_and_count, chunk=2))
+            assert results == (negate_all(range(count)) if rank == 0 else [])
+            assert max(sizes, default=0) <= 2
+            assert sum(sizes) > 0 or count < 5  # every process has its share
+
+        # Each process has as many values as its rank: 0, 1 and 2.
+        steps = list(gather(iter([(rank, step) for step in range(rank)]), 3))
+        assert steps == ([[(1, 0), (2, 0)], [(2, 1)], []] if rank == 0 else [])
+    assert not dist.is_initialized()
+
+
+def test_three_processes_share_the_items_and_the_first_gets_the_results():
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork, which saves the imports")
+    context, port = multiprocessing.get_context("fork"), free_port()
+    processes = [context.Process(target=check_group, args=(rank, port)) for rank in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(TIMEOUT)
+    statuses = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert statuses == [0, 0, 0]
+
+
+# ---------------------------------------------------------------- torchrun train.py
+
+
+def feature_files(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.features"))
+
+
+def test_any_number_of_processes_gives_the_same_weights(tiny, call, tmp_path):
+    data = make_images(tmp_path / "data", ("a", "b"), 3, 1, 1)
+    (data / "train" / "b" / "broken.jpg").write_text("no image")
+    flags = ("--data_dir", data, "--output_cat", 2, "--arch", tiny, "--weights", "none")
+    flags += ("--no_report", "--save_dir")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in processes of torchrun
+    alone = call("train.py", *flags, tmp_path / "1.pth", "--no_cache")
+    torch.set_num_threads(threads)
+    assert alone.returncode == 0, alone.stderr
+    flags += (tmp_path / "3.pth", "--cache_dir", tmp_path / "cache")
+    done = run(SCRIPT, *flags, launcher=(*TORCHRUN, "--nproc_per_node=3"), env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert same_bits(state_of(tmp_path / "3.pth"), state_of(tmp_path / "1.pth"))
+    assert done.stdout.count("epoch 7/7") == 1
+    assert done.stderr.count("broken.jpg") == 1
+    assert len(feature_files(tmp_path / "cache")) == 1
+
+
+def start(flags, launcher=(), env=None) -> subprocess.Popen:
+    """Start a training with a second for each batch: time to be disturbed."""
+    return subprocess.Popen(
+        [sys.executable, *launcher, ROOT / SCRIPT, *map(str, flags)],
+        cwd=ROOT,
+        env={**os.environ, **ONE_THREAD, "SLOW": "1", **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_features(cache: Path, process: subprocess.Popen) -> None:
+    """Wait until the first features have been written."""
+    deadline = time.monotonic() + TIMEOUT
+    while not any(path.stat().st_size for path in feature_files(cache)):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no features yet"
+        time.sleep(0.02)
+
+
+def children(parent: int) -> list[int]:
+    """List the processes that a process has started, the first one first."""
+    ids = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with_parent = path.read_text() if path.exists() else ""
+        if re.search(rf"\) \S {parent} ", with_parent):
+            ids.append(int(path.parent.name))
+    return sorted(ids)
+
+
+@pytest.fixture
+def training(images, tmp_path):
+    """Flags of a training with four batches in each of two processes; its cache and checkpoint."""
+    cache, checkpoint = tmp_path / "cache", tmp_path / "checkpoint.pth"
+    flags = ("--data_dir", images, "--output_cat", 4, "--arch", "tiny", "--weights", "none")
+    flags += ("--epochs", 2, "--workers", 0, "--cache_dir", cache, "--save_dir", checkpoint)
+    return (*flags, "--no_report"), cache, checkpoint
+
+
+def assert_features_are_stored(cache: Path, checkpoint: Path) -> int:
+    """Return the size of the features of a training that was disturbed."""
+    assert not checkpoint.exists() and not list(checkpoint.parent.glob(".*"))
+    [path] = feature_files(cache)
+    assert path.stat().st_size > 0
+    return path.stat().st_size
+
+
+def test_a_killed_process_ends_the_run_and_loses_no_features(training, tiny, call):
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("this system has no /proc, which lists the processes of torchrun")
+    flags, cache, checkpoint = training
+    process = start(flags, (*TORCHRUN, "--nproc_per_node=2"))
+    wait_for_features(cache, process)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    process.communicate(timeout=TIMEOUT)
+    assert process.returncode != 0
+    size = assert_features_are_stored(cache, checkpoint)
+    record = 16 + 2 * 6 * backbone_of(tiny).num_features + 4  # bytes
+    done = call("train.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.exists()
+    total = sum(path.stat().st_size // record for path in feature_files(cache))
+    assert total == 32 and size < 32 * record  # 4 categories of 4 + 2 + 2 images, each once
+
+
+def test_the_loss_of_a_process_is_reported_in_one_line(training):
+    flags, cache, checkpoint = training
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    first, other = (start(flags, env={**env, "RANK": str(rank)}) for rank in (0, 1))
+    wait_for_features(cache, first)
+    other.kill()
+    out, err = first.communicate(timeout=TIMEOUT)
+    other.communicate(timeout=TIMEOUT)
+    done = subprocess.CompletedProcess(first.args, first.returncode, out, err)
+    assert_error(done, "another process", "stored", "same command")
+    assert_features_are_stored(cache, checkpoint)

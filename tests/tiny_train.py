@@ -1,0 +1,59 @@
+"""Run train.py with one more architecture, `--arch tiny`, and with a state saved after each epoch.
+
+    python tests/tiny_train.py --data_dir flowers --output_cat 102 --arch tiny --weights none
+
+An image takes milliseconds. The environment variable SLOW is the number of seconds that each batch
+of images and each epoch take at least: time to end a process in the middle of either.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.models import VGG
+from torchvision.models.vgg import make_layers
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = (5, 8)  # the ReLU before the last max-pooling, and the last one
+SECONDS = float(os.environ.get("SLOW", 0))
+
+
+class SlowReLU(nn.ReLU):
+    """A ReLU that takes at least SECONDS."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(SECONDS)
+        return super().forward(x)
+
+
+def build() -> VGG:
+    """Make a VGG of three convolutions with few channels."""
+    layers = make_layers([8, "M", "M", 8, "M", 16])
+    layers[STAGES[1]] = SlowReLU()
+    return VGG(layers, init_weights=False)
+
+
+def main() -> None:
+    """Run the script with this command line."""
+    sys.path.insert(0, str(ROOT))
+    import model
+    from support import resume
+
+    class SlowRun(resume.UnfinishedRun):
+        def save(self, state):
+            super().save(state)
+            time.sleep(SECONDS if state else 0)
+
+    resume.SAVE_INTERVAL, resume.UnfinishedRun = 0, SlowRun
+    model.ARCHITECTURES["tiny"] = model.Architecture(build, None, STAGES)
+    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
