@@ -171,9 +171,10 @@ def inspect_images(root: str, images: dict[str, dict[str, list[str]]]) -> list[F
 
     Returns:
         Each category's number of "images", and images that are "unreadable", a "duplicate" of an
-        earlier one, "below 224 pixels", "long" (over 3 times as long as wide) or in a "mode" that
-        is not RGB. The "unknown category" of a split is one that train lacks, an "empty category"
-        one without images in train: training refuses both.
+        earlier one, "below 224 pixels", "long" (over 3 times as long as wide), in a "mode" that
+        is not RGB, or with "pixels" whose meaning is uncertain. The "unknown
+        category" of a split is one that train lacks, an "empty category" one without images in
+        train: training refuses both.
     """
     findings = _inspect_categories(images)
     files = [(s, c, path) for s, cs in images.items() for c in cs for path in cs[c]]
@@ -207,13 +208,14 @@ def _inspect_categories(images: dict[str, dict[str, list[str]]]) -> list[Finding
 def _inspect_image(root: str, path: str) -> tuple[str, list[tuple[str, str]]]:
     """Return an image's sha256 ("" if unreadable), and what is unusual about it."""
     path = os.path.join(root, path)
+    lines: list[str] = []
     try:
-        load_image(path)
+        load_image(path, lines.append)
     except UserError as error:
         return "", [("unreadable", str(error).removeprefix(f"{path}: "))]
     with Image.open(path) as image:
         (width, height), mode = image.size, image.mode
-    remarks = []
+    remarks = [("pixels", line.removeprefix(f"{path}: ")) for line in lines]
     if min(width, height) < CROP:
         remarks.append((f"below {CROP} pixels", f"{width} x {height}"))
     if max(width, height) > LONG_ASPECT * min(width, height):

@@ -33,7 +33,7 @@ from support.parallel import broadcast, broadcast_tensors, gather, rank_and_size
 from support.record_store import KEY_BYTES, MISSING, RecordStore
 from utils import CROP, CROP_SCALE, MEANS, RESIZE, STDS, DataFolder, load_views, normalize
 
-LAYOUT = 5  # of the stored records; in the cache's key, as is all that features depend on
+LAYOUT = 6  # of the stored records; in the cache's key, as is all that features depend on
 TRIALS = 8  # images that `seconds_per_view` measures
 
 

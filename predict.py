@@ -36,11 +36,7 @@ MIN_PLOTTED = 5  # categories in the figure of --plot
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        UserError: a flag is unknown or missing, or has an invalid value.
-    """
+    """Parse the command line; raises UserError if a flag is unknown, missing or invalid."""
     parser = arguments.ArgumentParser(
         prog="predict.py", description=__doc__, triples=("--means", "--stds")
     )
@@ -143,12 +139,18 @@ class Probabilities(NamedTuple):
 
 
 def predict_stream(
-    model: Classifier, paths: Iterable[str], *, batch_size: int = 4, workers: int = 1
+    model: Classifier,
+    paths: Iterable[str],
+    *,
+    batch_size: int = 4,
+    workers: int = 1,
+    report: Callable[[str], object] = warn,
 ) -> Iterator[Probabilities]:
     """Yield the probabilities of any number of images, in their order, batch by batch.
 
     Args:
         workers: threads that decode a few images ahead; 0 decodes each image when it is its turn.
+        report: called with a line if something in a file had to be guessed.
 
     Raises:
         UserError: a probability is not finite. An image that cannot be read yields an error.
@@ -156,7 +158,7 @@ def predict_stream(
 
     def decode(path: str) -> tuple[str, torch.Tensor | None, str]:
         try:
-            return path, utils.plain_view(utils.load_image(path)), ""
+            return path, utils.plain_view(utils.load_image(path, report)), ""
         except UserError as error:
             return path, None, str(error).removeprefix(f"{path}: ")
 
@@ -235,13 +237,14 @@ def stream_all(
     model.backbone = fast_copy(model.backbone, device, model.backbone.features[0].weight.dtype)
     batch_size = args.batch_size or devices.BATCH_SIZES[device.type]
     workers = devices.default_workers(device) if args.workers is None else args.workers
+    report: Callable[[str], object] = str if args.quiet else warn
 
     def work(chunk: Iterable[str]) -> Iterator[Probabilities]:
-        return predict_stream(model, chunk, batch_size=batch_size, workers=workers)
+        return predict_stream(model, chunk, batch_size=batch_size, workers=workers, report=report)
 
     for item in scatter_and_gather(paths, work, 16 * batch_size):
-        if item.error and not args.quiet:
-            warn(f"{item.path}: {item.error}")
+        if item.error:
+            report(f"{item.path}: {item.error}")
         yield item
 
 

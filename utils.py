@@ -11,18 +11,17 @@ import hashlib
 import json
 import os
 import sys
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
 from support.arguments import UserError, shorten, warn
+from support.decoding import decode
 from support.files import check_regular_file
 
 SPLITS = ("train", "valid", "test")
@@ -39,10 +38,12 @@ THUMBNAIL = 512  # pixels of the longer side
 
 # How a plain view is made, for programs that use an exported model without this module.
 PREPROCESSING = (
-    "Turn the image upright (EXIF) and make it RGB, transparency on white. Resize its short side "
-    f"to {RESIZE} pixels, bilinear with antialiasing. Cut out the middle {CROP} x {CROP} pixels. "
-    f"Pass them as uint8 (0-255), channels first: (N, 3, {CROP}, {CROP}). "
-    "Do not normalize: the model does."
+    "Turn the image upright (EXIF). Convert it to 8-bit sRGB by its color profile, transparency "
+    f"on white. Resize it, bilinear with antialiasing: the short side to {RESIZE} pixels, the long "
+    f"side to {RESIZE} * long / short, rounded down. Cut out {CROP} x {CROP} pixels; the first row "
+    f"is (height - {CROP}) / 2 and the first column (width - {CROP}) / 2, rounded to the nearest "
+    "integer, halves to the even one. Pass them as uint8 (0-255), channels first: "
+    f"(N, 3, {CROP}, {CROP}). Do not normalize: the model does."
 )
 
 
@@ -280,54 +281,19 @@ def load_category_names(path: str | os.PathLike | None = None) -> dict[str, str]
 # ---------------------------------------------------------------- images and views
 
 
-def load_image(path: str | os.PathLike) -> Image.Image:
-    """Decode an image: upright (EXIF) and in RGB. Training and prediction both use this function.
+def load_image(path: str | os.PathLike, report: Callable[[str], object] = warn) -> Image.Image:
+    """Decode an image: upright (EXIF) and in sRGB. Training and prediction both use this function.
 
-    The format follows from the content, not from the name. Of several frames the first one is used.
-    A large JPEG is decoded at a half, quarter or eighth of its size, at least twice RESIZE ("draft
-    mode"): a photograph of 12 megapixels takes a quarter of the time.
+    See `support.decoding.decode`. A large JPEG is decoded at a size of at least twice RESIZE: a
+    photograph of 12 megapixels takes a quarter of the time.
+
+    Args:
+        report: called with a line if something in the file had to be guessed.
 
     Raises:
         UserError: the file is missing, or Pillow cannot read it.
     """
-    check_regular_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unusual metadata; an error still raises
-            with Image.open(path) as image:
-                if image.format == "EPS":  # Pillow would run Ghostscript on it
-                    raise OSError("EPS is a program, not an image")
-                image.draft(None, (2 * RESIZE, 2 * RESIZE))  # type: ignore[arg-type]
-                return _to_rgb(ImageOps.exif_transpose(image))
-    except Image.UnidentifiedImageError as error:
-        raise UserError(f"{path}: not an image (or of an unknown format)") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot read it: {error.strerror or error}") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: too large: {error}") from error
-    except Exception as error:  # a decoder's error about a damaged file
-        raise UserError(f"{path}: damaged image: {shorten([str(error)])}") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any of Pillow's modes to RGB: transparency on white, more than 8 bits scaled to 8.
-
-    (`convert` alone would clip them.) Integers are assumed to be 16-bit, other numbers to be
-    fractions of 1, else of 255, else of 65535; if values exceed that, the image's range is used.
-    """
-    if image.mode == "F" or image.mode.startswith("I"):
-        values = np.nan_to_num(np.array(image, np.float32), posinf=0, neginf=0)
-        low, high = values.min(), values.max()
-        maxima = (1, 255, 65535) if image.mode == "F" else (65535,)
-        if low >= 0 and high <= maxima[-1]:
-            low, high = 0, next(maximum for maximum in maxima if high <= maximum)
-        values[values == image.info.get("transparency")] = high
-        values = (values - low) * (255 / max(high - low, 1e-30))
-        image = Image.fromarray(values.round().astype(np.uint8))
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return decode(path, 2 * RESIZE, report)
 
 
 def thumbnail(image: Image.Image) -> Image.Image:

@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 
+import numpy as np
 import pytest
 from conftest import all_images, assert_error, draw, make_images, not_root
+from PIL import Image
 
 import utils
 from data_check import check_data_folder, check_files, exclude_images, inspect_images
@@ -291,3 +293,11 @@ def test_a_report_that_cannot_be_written_is_named(tiny, call, own_images, tmp_pa
     target = tmp_path / "no folder" / "report.csv"
     done = call("train.py", "--data_dir", own_images, "--arch", tiny, "--check", target)
     assert_error(done, target)
+
+
+def test_pixels_whose_meaning_is_uncertain_are_a_finding(tiny, own_images, call):
+    dark = own_images / "train" / "a" / "dark.png"
+    Image.fromarray(np.full((300, 300), 2000, np.uint16)).save(dark)
+    done = call("train.py", "--data_dir", own_images, "--arch", tiny, "--check")
+    assert done.returncode == 0
+    assert "pixels: 1: train/a/dark.png (comes out nearly black)" in done.stdout

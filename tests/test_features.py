@@ -1,8 +1,10 @@
 """features: computed once, cached on disk, the same bits in any order and batch."""
 
+import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +126,24 @@ def test_processes_that_decode_change_no_bit(images, tmp_path):
     views = two_views(images)[:12]
     in_process = values(extract_tiny(images, views, tmp_path / "0", workers=0))
     assert torch.equal(values(extract_tiny(images, views, tmp_path / "2", workers=2)), in_process)
+
+
+def test_signals_that_end_the_main_process_are_ignored_by_those_that_decode(
+    images, tmp_path, monkeypatch
+):
+    views, children, forward = two_views(images)[:20], set(), Backbone.features_and_maps
+    expected = values(extract_tiny(images, views, tmp_path / "0"))
+
+    def disturbing(self, images):
+        for child in multiprocessing.active_children():
+            children.add(child.pid)
+            os.kill(child.pid, signal.SIGINT)
+            os.kill(child.pid, signal.SIGTERM)
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "features_and_maps", disturbing)
+    extracted = extract_tiny(images, views, tmp_path / "1", workers=1)
+    assert len(children) == 1 and torch.equal(values(extracted), expected)
 
 
 @pytest.mark.parametrize("order", [[2, 0, 1], [1], [3, 3, 0]])

@@ -64,7 +64,7 @@ def made_up(tmp_path_factory) -> MadeUp:
 
 
 def evaluate(head, features, labels, rows, *batch_size) -> dict[str, float]:
-    """Compute the metrics of a head on some rows."""
+    """Compute the metrics of a head on rows of features."""
     return metrics(fitting.compute_logits(head, features, rows, *batch_size), labels[rows])
 
 

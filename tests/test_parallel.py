@@ -156,7 +156,8 @@ def feature_files(cache: Path) -> list[Path]:
 
 
 def test_any_number_of_processes_gives_the_same_weights(tiny, call, tmp_path):
-    data = make_images(tmp_path / "data", ("a", "b"), 3, 1, 1)
+    # 13 images: 5, 4 and 4 for the processes, in batches of 4.
+    data = make_images(tmp_path / "data", ("a", "b"), 4, 1, 1)
     (data / "train" / "b" / "broken.jpg").write_text("no image")
     flags = ("--data_dir", data, "--output_cat", 2, "--arch", tiny, "--weights", "none")
     flags += ("--no_report", "--save_dir")

@@ -626,3 +626,14 @@ def test_gpu_without_a_gpu_is_an_error(predict_image):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("this machine has a GPU")
     assert_error(predict_image("--device", "gpu"), "--device", "gpu")
+
+
+def test_an_image_that_comes_out_black_is_warned_of_unless_quiet(trained, call, tmp_path):
+    for name in ("dark.png", "darker.png"):
+        Image.fromarray(np.full((30, 30), 2000, np.uint16)).save(tmp_path / name)
+    flags = ("--input", tmp_path, "--checkpoint", trained.checkpoint, "--format", "csv")
+    done = call("predict.py", *flags)
+    assert done.returncode == 0
+    assert done.stderr.count("dark.png: comes out nearly black") == 1
+    assert done.stderr.count("darker.png: comes out nearly black") == 1
+    assert call("predict.py", *flags, "--quiet").stderr == ""

@@ -83,7 +83,7 @@ def test_a_report_that_cannot_be_written_is_named_and_the_checkpoint_is_complete
     assert same_bits(state_of(path), expected)
 
 
-# ---------------------------------------------------------------- its parts
+# ---------------------------------------------------------------- single tables and figures
 
 
 def test_each_category_has_its_row():

@@ -226,7 +226,7 @@ def test_a_broken_image_is_left_out_and_named(own_images, train_own):
         assert list(csv.reader(file)) == [
             ["path", "reason"],
             ["test/b/broken two.jpg", "empty"],
-            ["train/a/broken one.jpg", "not an image (or of an unknown format)"],
+            ["train/a/broken one.jpg", "not an image, but a text file"],
         ]
     (own_images / "train" / "a" / "broken one.jpg").unlink()
     (own_images / "test" / "b" / "broken two.jpg").unlink()
