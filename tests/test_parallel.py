@@ -170,6 +170,8 @@ def test_any_number_of_processes_gives_the_same_weights(tiny, call, tmp_path):
     done = run(SCRIPT, *flags, launcher=(*TORCHRUN, "--nproc_per_node=3"), env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert same_bits(state_of(tmp_path / "3.pth"), state_of(tmp_path / "1.pth"))
+    contents = [torch.load(tmp_path / f"{n}.pth", weights_only=True) for n in (1, 3)]
+    assert contents[0]["metrics"] == contents[1]["metrics"]
     assert done.stdout.count("epoch 7/7") == 1
     assert done.stderr.count("broken.jpg") == 1
     assert len(feature_files(tmp_path / "cache")) == 1

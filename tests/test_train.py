@@ -158,8 +158,9 @@ def test_flags_of_the_head_have_an_effect_and_need_no_new_features(train_tiny, f
     ids=lambda flags: flags[0],
 )
 def test_flags_of_the_features_have_an_effect(train_tiny, flags):
-    assert train_tiny()[0].returncode == 0
-    before = head_of(state_of(train_tiny()[1]))
+    done, path = train_tiny()
+    assert done.returncode == 0, done.stderr
+    before = head_of(state_of(path))
     done, path = train_tiny(*flags, "--no_cache")
     assert done.returncode == 0, done.stderr
     count = 48 if "--views" in flags else 32
@@ -168,8 +169,9 @@ def test_flags_of_the_features_have_an_effect(train_tiny, flags):
 
 
 def test_fine_tuning_continues_after_the_last_epoch(train_tiny, call, images):
-    assert train_tiny("--epochs", 1)[0].returncode == 0
-    before, states = state_of(train_tiny("--epochs", 1)[1]), []
+    done, path = train_tiny("--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    before, states = state_of(path), []
     for _ in range(2):
         done, path = train_tiny("--epochs", 1, "--fine_tune", 2)
         assert done.returncode == 0, done.stderr
