@@ -112,7 +112,7 @@ def settings(notebook) -> dict:
 def executed(notebook, tmp_path_factory):
     """A copy of the project in which the real command has executed the notebook on the sample.
 
-    To save time, it has a third of the images of train, and half of those of valid.
+    To save time, it has half of the images of train and valid.
     """
     folder = tmp_path_factory.mktemp("notebook")
     for path in [*ROOT.glob("*.py"), ROOT / utils.CATEGORY_NAMES]:
@@ -120,7 +120,7 @@ def executed(notebook, tmp_path_factory):
     for name in ("support", SAMPLE):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for split, step in (("train", 3), ("valid", 2)):
+    for split, step in (("train", 2), ("valid", 2)):
         for category in (folder / SAMPLE / split).iterdir():
             images = sorted(category.iterdir())
             for image in set(images) - set(images[::step]):

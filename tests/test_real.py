@@ -41,10 +41,10 @@ def checkpoint(five_flowers, vgg16_weights, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictions(checkpoint, five_flowers) -> dict:
-    """The category that is predicted for each photograph of test, in float32."""
+    """For each photograph of test all predictions, the most likely first, in float32."""
     photographs = sorted((five_flowers / "test").glob("*/*"))
-    top = predict.predict(load_checkpoint(checkpoint), photographs)
-    return {path: best.category for path, [best] in zip(photographs, top, strict=True)}
+    ranked = predict.predict(load_checkpoint(checkpoint), photographs, top_k=len(CATEGORIES))
+    return dict(zip(photographs, ranked, strict=True))
 
 
 def test_the_accuracy_is_high(checkpoint):
@@ -53,8 +53,8 @@ def test_the_accuracy_is_high(checkpoint):
 
 
 def test_a_tiger_lily_is_recognized(checkpoint, predictions, flowers_dir, call):
-    lilies = {path: category for path, category in predictions.items() if TIGER_LILY in path.parts}
-    correct = [path for path, category in lilies.items() if category == TIGER_LILY]
+    lilies = {path: best for path, [best, *_] in predictions.items() if TIGER_LILY in path.parts}
+    correct = [path for path, best in lilies.items() if best.category == TIGER_LILY]
     assert len(lilies) == 5 and len(correct) >= 4
     names = flowers_dir / "cat_to_name.json"
     flags = ("--checkpoint", checkpoint, "--category_names", names)
@@ -65,9 +65,13 @@ def test_a_tiger_lily_is_recognized(checkpoint, predictions, flowers_dir, call):
 
 
 def test_bfloat16_gives_the_same_predictions(checkpoint, predictions):
+    """One photograph of each category: without native bfloat16, each takes seconds."""
     model = load_checkpoint(checkpoint)
     model.backbone.to(torch.bfloat16)
-    top = predict.predict(model, list(predictions))
-    pairs = zip(predictions.values(), top, strict=True)
-    same = sum(category == best.category for category, [best] in pairs)
-    assert same >= 0.95 * len(predictions)
+    photographs = list(predictions)[:: len(predictions) // len(CATEGORIES)]
+    rows = predict.predict(model, photographs, top_k=len(CATEGORIES))
+    for path, ranked in zip(photographs, rows, strict=True):
+        expected = {p.category: p.probability for p in predictions[path]}
+        assert ranked[0].category == predictions[path][0].category
+        for p in ranked:  # small ones as well: they differ by 4 % at most
+            assert p.probability == pytest.approx(expected[p.category], rel=0.3, abs=0)
