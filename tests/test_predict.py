@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -451,17 +452,23 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(trained, photos, uninterrupte
     command = [sys.executable, ROOT / "predict.py", "--input", "-", "--format", "jsonl"]
     command += ["--checkpoint", trained.checkpoint, "--top_k", 2]
     command += ["--batch_size", 1, "--workers", 0, "--output", path]
+    env = {**os.environ, **ONE_THREAD}
+    env.pop("PYTHONUNBUFFERED", None)  # it would hide a result that is not flushed
     with subprocess.Popen(
         list(map(str, command)),
-        env={**os.environ, **ONE_THREAD},
+        env=env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
+        watchdog = threading.Timer(TIMEOUT, process.kill)  # readline would wait forever
+        watchdog.daemon = True
+        watchdog.start()
         for image in itertools.islice(utils.find_images([str(photos)]), 5):
             process.stdin.write(f"{image}\n")
             process.stdin.flush()
             assert json.loads(process.stdout.readline())["path"] == image
+        watchdog.cancel()
         process.send_signal(signal.SIGKILL)
     stored = parse_results(partial.read_text(), "csv")
     assert len(stored) >= 4 and not path.exists()  # a result is printed, then written

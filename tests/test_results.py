@@ -185,6 +185,20 @@ def test_an_output_that_is_cut_off_anywhere_is_completed(tmp_path, kind, monkeyp
 
 
 @file_formats
+def test_a_cut_off_result_of_an_image_that_is_no_longer_there_is_removed(tmp_path, kind):
+    path, partial = tmp_path / f"out.{kind}", tmp_path / f"out.{kind}.partial"
+    expected = write(path, EXAMPLES[:2])
+    complete = write(path, EXAMPLES[:3])
+    assert expected.endswith(b"\n") and complete.endswith(b"\n")
+    path.unlink()
+    partial.write_bytes(complete[: len(expected) + 10])  # within the third result
+    output = OutputFile(str(path), True)
+    by_path = {result.path: result for result in EXAMPLES}
+    output.write(by_path[image] for image in output.missing(PATHS[:2]))
+    assert path.read_bytes() == expected
+
+
+@file_formats
 def test_new_images_are_added_to_a_complete_output(tmp_path, kind):
     path = tmp_path / f"out.{kind}"
     write(path, EXAMPLES[:4])
