@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -66,9 +66,15 @@ class View(NamedTuple):
 
 def list_views(data: DataFolder, count: int, versions: Mapping[str, str]) -> list[View]:
     """List the views of a training: `count` of each image of train, then the others' plain view."""
-    views = [View(path, n, versions[path]) for path in data.paths["train"] for n in range(count)]
     others = [path for split in ("valid", "test") for path in data.paths[split]]
-    return views + [View(path, 0, versions[path]) for path in others]
+    return views_of(data.paths["train"], range(count), versions) + views_of(others, [0], versions)
+
+
+def views_of(
+    paths: Iterable[str], numbers: Sequence[int], versions: Mapping[str, str]
+) -> list[View]:
+    """List the views with these numbers of each image; see `list_views`."""
+    return [View(path, number, versions[path]) for path in paths for number in numbers]
 
 
 @dataclass

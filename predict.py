@@ -261,11 +261,11 @@ def predict_many(model: Classifier, names: dict[str, str], args: argparse.Namesp
     paths = itertools.chain(first, paths)
     output = results.OutputFile(args.output, args.resume) if args.output else None
     already = output.done.total() if output else 0
-    counts = {"": 0, "error": 0}
+    counts = {"predicted": 0, "unreadable": 0}
 
     def ranked() -> Iterator[results.Result]:
         for item in stream_all(model, output.missing(paths) if output else paths, args):
-            counts["error" if item.error else ""] += 1
+            counts["unreadable" if item.error else "predicted"] += 1
             settings = (model.categories, names, args.top_k, args.min_probability)
             best = [] if item.probs is None else results.most_likely(item.probs, *settings)
             yield results.Result(item.path, best, item.error)
@@ -279,10 +279,12 @@ def predict_many(model: Classifier, names: dict[str, str], args: argparse.Namesp
     else:
         collections.deque(stream, maxlen=0)  # prints them
     if not args.quiet:
-        summary = f"{counts['']} images predicted, {counts['error']} could not be read"
+        summary = (
+            f"{counts['predicted']} images predicted, {counts['unreadable']} could not be read"
+        )
         suffix = f", {already} were in {args.output} already" if already else ""
         print(summary + suffix, file=sys.stderr)
-    return counts["error"]
+    return counts["unreadable"]
 
 
 def evaluate(model: Classifier, names: dict[str, str], args: argparse.Namespace) -> int:

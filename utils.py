@@ -25,8 +25,13 @@ from support.decoding import decode
 from support.files import check_regular_file
 
 SPLITS = ("train", "valid", "test")
-SPLIT_FOLDERS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid"}
-SPLIT_FOLDERS |= {"test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "test": "test",
+}
 RESIZE, CROP = 256, 224  # pixels; torchvision's VGG16_Weights.IMAGENET1K_V1.transforms()
 MEANS = [0.485, 0.456, 0.406]  # of ImageNet's red, green and blue, range 0-1; same source
 STDS = [0.229, 0.224, 0.225]

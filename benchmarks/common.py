@@ -19,8 +19,8 @@ import torchvision
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import features  # noqa: E402
 from data_check import check_files  # noqa: E402
-from features import View  # noqa: E402
 from model import Backbone, fast_copy, load_weights  # noqa: E402
 from support import arguments  # noqa: E402
 from support.arguments import UserError  # noqa: E402
@@ -106,10 +106,11 @@ class LowerBound:
         return sorted(times)[batches // 2] / len(self.images)
 
 
-def views_of(data: DataFolder, paths: Iterable[str], numbers: Sequence[int] = (0,)) -> list[View]:
+def views_of(
+    data: DataFolder, paths: Iterable[str], numbers: Sequence[int] = (0,)
+) -> list[features.View]:
     """List the views with these numbers of each image, for `features.extract`."""
-    versions = check_files(data).versions
-    return [View(path, number, versions[path]) for path in paths for number in numbers]
+    return features.views_of(paths, numbers, check_files(data).versions)
 
 
 # ---------------------------------------------------------------- output

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from tqdm import tqdm
+
 T = TypeVar("T")
 NO_MAXIMUM = 10**18
 
@@ -178,8 +180,6 @@ def progress(
         size: returns the number of items in a batch.
         done: number of items that were done before.
     """
-    from tqdm import tqdm  # here, because predicting one image does not need it
-
     start, first = time.monotonic(), done
     with tqdm(total=total, initial=done, desc=label, disable=not sys.stderr.isatty()) as bar:
         for batch in batches:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from support.arguments import UserError, shorten
-from support.file_types import HEADER_BYTES, describe_file, file_type
+from support.file_types import describe_file, file_type
 from support.files import check_regular_file
 
 # Tags of TIFF 6.0.
@@ -49,8 +49,10 @@ def decode(path: str | os.PathLike, min_side: int, report: Report) -> Image.Imag
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual metadata; an error still raises
-            with _open(path, min_side) as image:
-                tags = dict(getattr(image, "tag_v2", {}))  # of a TIFF
+            with _open(path) as file:
+                if file.format == "EPS":  # Pillow would run Ghostscript on it
+                    raise OSError("EPS is a program, not an image")
+                image, tags = _load(file, path, min_side), dict(getattr(file, "tag_v2", {}))
                 return _to_srgb(_upright(image), tags, lambda line: report(f"{path}: {line}"))
     except Image.UnidentifiedImageError as error:
         raise UserError(f"{path}: {describe_file(path)}") from error
@@ -65,29 +67,35 @@ def decode(path: str | os.PathLike, min_side: int, report: Report) -> Image.Imag
 # ---------------------------------------------------------------- files with good pixels
 
 
-def _open(path: str | os.PathLike, min_side: int) -> Image.Image:
-    """Open a file and decode its pixels."""
+def _open(path: str | os.PathLike) -> Image.Image:
+    """Open an image file; its pixels are not decoded yet."""
     try:
-        image = Image.open(path)
+        return Image.open(path)
     except Image.UnidentifiedImageError:
-        with open(path, "rb") as file:
-            if file_type(file.read(HEADER_BYTES)) != "HEIC" or not _register_heif():
-                raise
-        image = Image.open(path)
+        if file_type(path) != "HEIC" or not _register_heif():
+            raise
+        return Image.open(path)
     except ValueError:  # of Pillow's limits for compressed text
         content = _read(path)
         if not content.startswith(PNG_SIGNATURE):
             raise
-        image = Image.open(io.BytesIO(_without_text(content)))
-    if image.format == "EPS":  # Pillow would run Ghostscript on it
-        raise OSError("EPS is a program, not an image")
-    image.draft(None, (min_side, min_side))  # type: ignore[arg-type]
+        return Image.open(io.BytesIO(_without_text(content)))
+
+
+def _load(image: Image.Image, path: str | os.PathLike, min_side: int) -> Image.Image:
+    """Decode the pixels of an image that `_open` opened."""
     try:
-        image.load()
+        return _decode_pixels(image, min_side)
     except OSError:
         if image.format != "JPEG":
             raise
         return _decode_without_end(_read(path), min_side)
+
+
+def _decode_pixels(image: Image.Image, min_side: int) -> Image.Image:
+    """Decode the pixels of an opened image, of a JPEG in draft mode; returns the image."""
+    image.draft(None, (min_side, min_side))  # type: ignore[arg-type]
+    image.load()
     return image
 
 
@@ -124,15 +132,14 @@ def _decode_without_end(jpeg: bytes, min_side: int) -> Image.Image:
     Raises:
         OSError: pixels are missing.
     """
-    images = []
-    for filler in (b"", b"\x55\xaa\x33" * 1000):
-        image = Image.open(io.BytesIO(jpeg.rstrip(b"\xff") + filler + b"\xff\xd9"))
-        image.draft(None, (min_side, min_side))  # type: ignore[arg-type]
-        image.load()
-        images.append(image)
-    if images[0].tobytes() != images[1].tobytes():
+    data = jpeg.rstrip(b"\xff")
+    first, second = (
+        _decode_pixels(Image.open(io.BytesIO(data + filler + b"\xff\xd9")), min_side)
+        for filler in (b"", b"\x55\xaa\x33" * 1000)
+    )
+    if first.tobytes() != second.tobytes():
         raise OSError("image file is truncated")
-    return images[0]
+    return first
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ HEADER_BYTES = 512
 UNKNOWN = "not an image (or of an unknown format)"
 CONVERT = "convert it to JPEG or PNG"
 
-# Offset, first bytes, what the file is and what to do. The first row that fits counts.
+# Offset, first bytes in lower case, what the file is and what to do. The first that fits counts.
 SIGNATURES: list[tuple[int, bytes, str]] = [
     (0, b"version https://git-lfs", "a Git LFS pointer, not the image: run `git lfs pull`"),
     (0, b"<!doctype html", "an HTML page, not an image: download the image itself"),
@@ -28,7 +28,7 @@ SIGNATURES: list[tuple[int, bytes, str]] = [
     (4, b"ftyp", "a video (MP4 or QuickTime), not an image: extract its frames"),
     (4, b"jxl ", "JPEG XL"),
     (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\x1aE\xdf\xa3".lower(), "a video (Matroska or WebM), not an image: extract its frames"),
+    (0, b"\x1ae\xdf\xa3", "a video (Matroska or WebM), not an image: extract its frames"),
     (8, b"avi ", "a video (AVI), not an image: extract its frames"),
     (0, b"pk\x03\x04", "a ZIP archive (or an office document), not an image: unpack it"),
     (0, b"rar!", "a RAR archive, not an image: unpack it"),
@@ -51,8 +51,10 @@ PLUGINS = {
 }
 
 
-def file_type(header: bytes) -> str:
+def file_type(path: str | os.PathLike) -> str:
     """Return what a file is by its first HEADER_BYTES: "HEIC", or a sentence; "" if unknown."""
+    with open(path, "rb") as file:
+        header = file.read(HEADER_BYTES)
     if header and not header.strip(b"\0"):
         return "only zeros: the file was not copied or downloaded completely"
     text = header.lower()
@@ -69,6 +71,5 @@ def file_type(header: bytes) -> str:
 
 def describe_file(path: str | os.PathLike) -> str:
     """Return what a file is that cannot be read as an image, and what to do."""
-    with open(path, "rb") as file:
-        name = file_type(file.read(HEADER_BYTES))
+    name = file_type(path)
     return PLUGINS.get(name, name) or UNKNOWN

@@ -189,6 +189,18 @@ def not_root():
             os.seteuid(0)
 
 
+@contextlib.contextmanager
+def full_disk(size: int = 200_000):
+    """Let the system refuse to make a file larger than `size` bytes, as a full disk does."""
+    resource = pytest.importorskip("resource", reason="this system cannot limit a file's size")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 @pytest.fixture(scope="session")
 def flowers_dir() -> Path:
     """A data folder of real photographs, which the environment names."""
@@ -257,8 +269,7 @@ def train_tiny(tiny, images, call, tmp_path):
 def views_of(root, paths, numbers=(0,)) -> list[features.View]:
     """List the views with these numbers of each image; see `features.list_views`."""
     data = utils.DataFolder(str(root), {}, {"train": paths, "valid": [], "test": []}, {})
-    versions = check_files(data).versions
-    return [features.View(path, number, versions[path]) for path in paths for number in numbers]
+    return features.views_of(paths, numbers, check_files(data).versions)
 
 
 def extract(root, views, cache, backbone=None, strict=False, **changes) -> features.Features:

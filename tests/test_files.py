@@ -15,7 +15,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from conftest import not_root
+from conftest import full_disk, not_root
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
@@ -24,18 +24,6 @@ from support import files
 from support.arguments import UserError
 
 # ---------------------------------------------------------------- atomic writes
-
-
-@contextlib.contextmanager
-def full_disk(size=200_000):
-    """Let the system refuse to make a file larger than `size` bytes, as a full disk does."""
-    resource = pytest.importorskip("resource", reason="this system cannot limit a file's size")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):

@@ -1,9 +1,7 @@
 """support.resume and train.py --resume: what an interrupted run leaves, and how it is resumed."""
 
-import contextlib
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TIMEOUT, assert_error, draw, make_images, same_bits, state_of
+from conftest import ROOT, TIMEOUT, assert_error, draw, full_disk, make_images, same_bits, state_of
 
 import train
 from support import resume
@@ -303,17 +301,6 @@ def test_without_an_interruption_the_run_starts_from_the_beginning(data, tiny, c
     assert torch.load(tmp_path / "model.pth", weights_only=True)["format_version"]
 
 
-@contextlib.contextmanager
-def limited_files(size: int):
-    """Limit the size of files that this process writes, as a full disk does."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize(
     ("interval", "file"), [(10**6, "model.pth"), (0, "model.pth.unfinished/state.pth")]
 )
@@ -324,7 +311,7 @@ def test_a_full_disk_preserves_the_previous_checkpoint(
     flags = ("--hidden_units", 20_000)  # so that the checkpoint is larger than other files
     assert call("train.py", *words(data, tmp_path, *flags, epochs=1)).returncode == 0
     before = (tmp_path / "model.pth").read_bytes()
-    with limited_files(len(before) // 2):
+    with full_disk(len(before) // 2):
         done = call("train.py", *words(data, tmp_path, *flags, epochs=2))
     assert_error(done, f"{tmp_path / file}: cannot write it: File too large")
     assert (tmp_path / "model.pth").read_bytes() == before
