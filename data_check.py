@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import NamedTuple
 
 from PIL import Image
 
 from support.arguments import UserError, one_line, shorten, warn
-from support.files import check_regular_file, sha256_of, write_csv
-from utils import CROP, SPLITS, DataFolder, list_images, load_image
+from support.files import write_csv
+from support.names import look_alikes, same_names
+from utils import (
+    CATEGORY_NAMES,
+    CROP,
+    SPLITS,
+    DataFolder,
+    Images,
+    find_problems,
+    list_images,
+    load_category_names,
+    load_image,
+    read_images,
+)
 
 MAX_PENDING = 1000  # images that are decoded ahead
 LONG_ASPECT = 3  # long side to short side of an image that is reported as long
@@ -21,62 +33,38 @@ LONG_ASPECT = 3  # long side to short side of an image that is reported as long
 # ---------------------------------------------------------------- before training
 
 
-@dataclass
-class FileCheck:
-    """What the status of each file says before the work starts, by path.
-
-    Attributes:
-        versions: size and modification time; a changed file has another version.
-        failures: why a file cannot be an image: missing, empty, a pipe.
-    """
-
-    versions: dict[str, str] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-
-
-def check_files(data: DataFolder) -> FileCheck:
-    """Look at each file's status once, and warn of images of valid or test that train has too.
-
-    Only files that are as large as one of another split are read.
-    """
-    checked = FileCheck()
-    by_size: dict[int, list[tuple[str, str]]] = {}  # (split, path)
+def warn_of_copies(data: DataFolder) -> None:
+    """Warn of images with the same content in two splits, or in two categories."""
+    files: dict[str, list[tuple[str, int, str]]] = {}  # (split, label, path), by digest
     for split in SPLITS:
-        for path in data.paths[split]:
-            try:
-                status = check_regular_file(os.path.join(data.root, path))
-            except UserError as error:
-                checked.failures[path] = str(error)
-                checked.versions[path] = "missing"
-                continue
-            checked.versions[path] = f"{status.st_size} {status.st_mtime_ns}"
-            by_size.setdefault(status.st_size, []).append((split, path))
-    leaks = []
-    for files in by_size.values():
-        if files[0][0] == "train" != files[-1][0]:
-            leaks += _find_leaks(data.root, files, checked)
+        for path, label in zip(data.paths[split], data.labels[split], strict=True):
+            if path in data.digests:
+                files.setdefault(data.digests[path], []).append((split, label, path))
+    leaks, conflicts = [], []
+    for group in files.values():
+        (split, label, first), *copies = group
+        leaks += [f"{path} ({first})" for other, _, path in copies if other != split]
+        conflicts += [f"{path} ({first})" for _, other, path in copies if other != label]
     if leaks:
         warn(
-            f"{data.root}: {len(leaks)} images of valid or test are also in train: the reported "
-            f"accuracy will be too high: {shorten(leaks)}"
+            f"{data.root}: {len(leaks)} images are in two splits: the reported accuracy will be "
+            f"too high: {shorten(leaks)}"
         )
-    return checked
+    if conflicts:
+        warn(
+            f"{data.root}: {len(conflicts)} images are in two categories; one of the labels is "
+            f"incorrect: {shorten(conflicts)}"
+        )
 
 
-def _find_leaks(root: str, files: list[tuple[str, str]], checked: FileCheck) -> list[str]:
-    """List the files of valid and test, (split, path), whose content a file of train has."""
-    leaks, in_train = [], {}  # path by content
-    for split, path in files:
-        try:
-            content = sha256_of(os.path.join(root, path))
-        except OSError as error:
-            checked.failures[path] = f"{root}/{path}: cannot read it: {error.strerror}"
-            continue
-        if split == "train":
-            in_train[content] = path
-        elif content in in_train:
-            leaks.append(f"{path} ({in_train[content]})")
-    return leaks
+def describe(data: DataFolder) -> dict[str, str]:
+    """Return split, category and digest of each image, by path: what a training learns from."""
+    categories = list(data.class_to_idx)
+    return {
+        path: f"{split} {categories[label]} {data.digests.get(path, '')}"
+        for split in SPLITS
+        for path, label in zip(data.paths[split], data.labels[split], strict=True)
+    }
 
 
 def exclude_images(
@@ -107,27 +95,63 @@ def exclude_images(
     for category, index in data.class_to_idx.items():
         if index not in labels_in_train:
             raise UserError(f"train/{category}: none of its images can be read")
-    return DataFolder(data.root, data.class_to_idx, paths, labels)
+    return replace(data, paths=paths, labels=labels)
+
+
+def check_names(path: str | None, categories: Sequence[str]) -> dict[str, str]:
+    """Load the names of categories, print which were found, and warn of what may be wrong.
+
+    Args:
+        path: of --category_names; None means the default file, if there is one.
+
+    Returns:
+        The name of each category; without one, that of its folder.
+    """
+    names, file = load_category_names(path), path or CATEGORY_NAMES
+    known = {category: names[category] for category in categories if category in names}
+    unnamed = [category for category in categories if category not in names]
+    unused = [category for category in names if category not in known]
+    if known:
+        examples = [f"{category} = {name}" for category, name in known.items()]
+        print(one_line(f"names: {file}, {shorten(examples, 3)}"))
+    else:
+        print(f"names: those of the folders{f'; {file} has none of them' if names else ''}")
+    if unnamed and (known or path):
+        warn(f"{file}: has no name for {len(unnamed)} categories: {shorten(unnamed)}")
+    if unused and path:
+        warn(f"{file}: {len(unused)} names fit no category: {shorten(unused)}")
+    for name, group in same_names(known).items():
+        warn(f"{file}: {shorten(group)} have the same name, {name!r}")
+    return {category: names.get(category, category) for category in categories}
 
 
 # ---------------------------------------------------------------- instead of training
 
 
 def check_data_folder(
-    data_dir: str, views: int, measure: Callable[[list[str]], float], table: str = ""
-) -> None:
+    data_dir: str,
+    views: int,
+    measure: Callable[[list[str]], float],
+    table: str = "",
+    *,
+    strict: bool = False,
+) -> list[str]:
     """Print what is in a data folder, what may be wrong with it, and how long training will take.
 
     Args:
         views: number of views of each image of train.
         measure: paths of images -> seconds that a view's features take.
         table: a CSV file to write with all findings.
+        strict: training would refuse an image that cannot be read.
+
+    Returns:
+        The categories of train.
 
     Raises:
-        UserError: the folder cannot be listed, or the table cannot be written.
+        UserError: training would refuse the folder, or the table cannot be written.
     """
-    images = list_images(data_dir)
-    findings = inspect_images(data_dir, images)
+    images, digests, failures = read_images(data_dir, list_images(data_dir))
+    findings = inspect_images(data_dir, images, digests, failures)
     for split, categories in images.items():
         sizes = sorted((len(paths), category) for category, paths in categories.items())
         print(
@@ -140,17 +164,24 @@ def check_data_folder(
         print(one_line(f"{kind}: {len(group)}: {shorten(examples)}"))
     unreadable = {f.path for f in findings if f.finding == "unreadable"}
     readable = {
-        split: [path for paths in categories.values() for path in paths if path not in unreadable]
-        for split, categories in images.items()
+        split: {c: [path for path in paths if path not in unreadable] for c, paths in cs.items()}
+        for split, cs in images.items()
     }
-    count = sum(map(len, readable.values())) + len(readable["train"]) * (views - 1)
-    seconds = count * measure(readable["train"]) if readable["train"] else 0.0
-    seconds = float(f"{seconds:.2g}")  # two significant digits
+    train = [path for paths in readable["train"].values() for path in paths]
+    count = sum(len(paths) for cs in readable.values() for paths in cs.values())
+    count += len(train) * (views - 1)
+    seconds = float(f"{count * measure(train) if train else 0:.2g}")  # two significant digits
     print(f"features: {count} views in about {seconds:.10g} seconds on this machine")
     print(f"to train: --output_cat {len(images['train'])}")
     if table:
         rows = [*findings, Finding("seconds", "", "", "", f"{seconds:.10g}")]
         write_csv(table, [Finding._fields, *rows])
+    problems = list(find_problems(readable))
+    if strict and unreadable:
+        problems.append(f"{len(unreadable)} images cannot be read (--strict)")
+    if problems:
+        raise UserError(f"{data_dir}: training would refuse it: {'; '.join(problems[:5])}")
+    return list(images["train"])
 
 
 class Finding(NamedTuple):
@@ -163,18 +194,20 @@ class Finding(NamedTuple):
     detail: str
 
 
-def inspect_images(root: str, images: dict[str, dict[str, list[str]]]) -> list[Finding]:
+def inspect_images(
+    root: str, images: Images, digests: Mapping[str, str], failures: Mapping[str, str]
+) -> list[Finding]:
     """Decode all images and report what may reduce the quality of a training.
 
     Args:
-        images: from `utils.list_images`.
+        images, digests, failures: from `utils.read_images`.
 
     Returns:
         Each category's number of "images", and images that are "unreadable", a "duplicate" of an
-        earlier one, "below 224 pixels", "long" (over 3 times as long as wide), in a "mode" that
-        is not RGB, or with "pixels" whose meaning is uncertain. The "unknown
-        category" of a split is one that train lacks, an "empty category" one without images in
-        train: training refuses both.
+        earlier one, "below 224 pixels", "long" (over 3 times as long as wide), in a "mode" that is
+        not RGB, or with "pixels" whose meaning is uncertain. The "unknown category" of a split is
+        one that train lacks, an "empty category" one without images in train: training refuses
+        both. A "look-alike" is a category whose name can be mistaken for another.
     """
     findings = _inspect_categories(images)
     files = [(s, c, path) for s, cs in images.items() for c in cs for path in cs[c]]
@@ -182,12 +215,13 @@ def inspect_images(root: str, images: dict[str, dict[str, list[str]]]) -> list[F
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), MAX_PENDING):
             batch = files[start : start + MAX_PENDING]
-            inspected = pool.map(lambda file: _inspect_image(root, file[2]), batch)
-            for file, (content, remarks) in zip(batch, inspected, strict=True):
+            inspected = pool.map(lambda file: _inspect_image(root, file[2], failures), batch)
+            for file, remarks in zip(batch, inspected, strict=True):
                 findings += [Finding(finding, *file, detail) for finding, detail in remarks]
-                original = first.setdefault(content, file)
-                if content and original != file:
-                    prefix = "" if original[0] == file[0] else "in another split: "
+                original = first.setdefault(digests.get(file[2], file[2]), file)
+                if original != file:
+                    other_category = "in another category: " if original[1] != file[1] else ""
+                    prefix = "in another split: " if original[0] != file[0] else other_category
                     findings.append(Finding("duplicate", *file, f"{prefix}{original[2]}"))
     return findings
 
@@ -202,24 +236,29 @@ def _inspect_categories(images: dict[str, dict[str, list[str]]]) -> list[Finding
                 findings.append(Finding("unknown category", split, category, "", "not in train"))
             elif split == "train" and not paths:
                 findings.append(Finding("empty category", split, category, "", "no image"))
+    for group, difference in look_alikes({c: c for cs in images.values() for c in cs}):
+        detail = f"differs from {shorten(map(repr, group[1:]))} only in {difference}"
+        findings.append(Finding("look-alike", "", group[0], "", detail))
     return findings
 
 
-def _inspect_image(root: str, path: str) -> tuple[str, list[tuple[str, str]]]:
-    """Return an image's sha256 ("" if unreadable), and what is unusual about it."""
-    path = os.path.join(root, path)
+def _inspect_image(root: str, path: str, failures: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what is unusual about an image."""
+    file = os.path.join(root, path)
     lines: list[str] = []
     try:
-        load_image(path, lines.append)
+        if path in failures:
+            raise UserError(failures[path])
+        load_image(file, lines.append)
     except UserError as error:
-        return "", [("unreadable", str(error).removeprefix(f"{path}: "))]
-    with Image.open(path) as image:
+        return [("unreadable", str(error).removeprefix(f"{file}: "))]
+    with Image.open(file) as image:
         (width, height), mode = image.size, image.mode
-    remarks = [("pixels", line.removeprefix(f"{path}: ")) for line in lines]
+    remarks = [("pixels", line.removeprefix(f"{file}: ")) for line in lines]
     if min(width, height) < CROP:
         remarks.append((f"below {CROP} pixels", f"{width} x {height}"))
     if max(width, height) > LONG_ASPECT * min(width, height):
         remarks.append(("long", f"{width} x {height}"))
     if mode != "RGB":
         remarks.append(("mode", mode))
-    return sha256_of(path), remarks
+    return remarks

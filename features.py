@@ -14,7 +14,6 @@ import os
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import platformdirs
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,7 +29,18 @@ from support.arguments import UserError, progress, warn
 from support.devices import BATCH_SIZES
 from support.parallel import broadcast, broadcast_tensors, gather, rank_and_size
 from support.record_store import KEY_BYTES, MISSING, RecordStore
-from utils import CROP, CROP_SCALE, MEANS, RESIZE, STDS, DataFolder, load_views, normalize
+from utils import (
+    CROP,
+    CROP_SCALE,
+    MEANS,
+    RESIZE,
+    STDS,
+    DataFolder,
+    load_image,
+    load_views,
+    normalize,
+    plain_view,
+)
 
 LAYOUT = 6  # of the stored records; in the cache's key, as is all that features depend on
 TRIALS = 8  # images that `seconds_per_view` measures
@@ -61,20 +70,21 @@ class View(NamedTuple):
 
     path: str  # relative to the data folder
     number: int  # 0 for the plain view, others are random
-    version: str  # of the file; see `data_check.check_files`
+    digest: str  # of the file's content
 
 
-def list_views(data: DataFolder, count: int, versions: Mapping[str, str]) -> list[View]:
+def list_views(data: DataFolder, count: int) -> list[View]:
     """List the views of a training: `count` of each image of train, then the others' plain view."""
     others = [path for split in ("valid", "test") for path in data.paths[split]]
-    return views_of(data.paths["train"], range(count), versions) + views_of(others, [0], versions)
+    train = views_of(data.paths["train"], range(count), data.digests)
+    return train + views_of(others, [0], data.digests)
 
 
 def views_of(
-    paths: Iterable[str], numbers: Sequence[int], versions: Mapping[str, str]
+    paths: Iterable[str], numbers: Sequence[int], digests: Mapping[str, str]
 ) -> list[View]:
     """List the views with these numbers of each image; see `list_views`."""
-    return [View(path, number, versions[path]) for path in paths for number in numbers]
+    return [View(path, number, digests[path]) for path in paths for number in numbers]
 
 
 @dataclass
@@ -83,7 +93,7 @@ class Features:
 
     Attributes:
         file, row: (N,) where those of each view are; file MISSING: its image could not be decoded.
-        digest: identifies the views, their images and all settings.
+        digest: identifies the views, their images and all settings; see `identity`.
         failures: why an image could not be decoded, by path.
     """
 
@@ -113,6 +123,11 @@ class Features:
         """Read the input of the backbone's last block: (B,) int64 -> (B, 512, 14, 14) float32."""
         return self._read("maps", rows)
 
+    def identity(self) -> str:
+        """Return the digest of the views, their images, all settings and what could be decoded."""
+        flags = np.packbits(self.file != MISSING).tobytes()
+        return hashlib.sha256(self.digest.encode() + flags).hexdigest()
+
     def is_decoded(self) -> torch.Tensor:
         """Return whether the image of each view could be decoded, (N,) bool."""
         return torch.from_numpy(self.file != MISSING)
@@ -123,15 +138,6 @@ class Features:
         index, items = rows.numpy(), None if regions is None else regions.numpy()
         values = self.store.read(name, self.file[index], self.row[index], items)
         return torch.from_numpy(values.astype(np.float32))
-
-
-def default_cache_folder() -> Path:
-    """Return `image-classifier` in the user's cache folder, or in /tmp for a user without home."""
-    try:
-        folder = platformdirs.user_cache_path("image-classifier", appauthor=False)
-    except RuntimeError:  # from newer versions of platformdirs; older ones return "~/.cache"
-        folder = Path()
-    return folder if folder.is_absolute() else Path(tempfile.gettempdir(), "image-classifier")
 
 
 # ---------------------------------------------------------------- extraction
@@ -145,7 +151,7 @@ class Batch(NamedTuple):
     failures: dict[int, str]  # by index: why a view's image could not be decoded
 
 
-Work = list[tuple[str, list[tuple[int, int]]]]  # path, (index, number) of each of its views
+Work = list[tuple[str, str, list[tuple[int, int]]]]  # path, digest, (index, number) of each view
 
 
 def extract(
@@ -169,18 +175,20 @@ def extract(
         UserError: the cache cannot be written, or another process has ended; or there is a
             failure and `strict` is set.
     """
-    features, keys = _find_cached(backbone, root, views, settings, Path(cache))
+    features, keys = _find_cached(backbone, views, settings, Path(cache))
     missing = np.flatnonzero(features.file == MISSING).tolist()
+    first = {keys[index]: index for index in reversed(missing)}  # equal images share features
     work: Work = []
-    for path, group in itertools.groupby(missing, key=lambda index: views[index].path):
-        work.append((path, [(index, views[index].number) for index in group]))
+    unique = [index for index in missing if first[keys[index]] == index]
+    for (path, digest), group in itertools.groupby(unique, key=lambda i: views[i][::2]):
+        work.append((path, digest, [(index, views[index].number) for index in group]))
     if rank_and_size()[1] > 1:
         broadcast((work, settings.precision))
         broadcast_tensors(backbone.state_dict().values() if work else ())
     if not work:
         return features
     batches = _compute(backbone, root, work, settings)
-    done = len(views) - len(missing)
+    done = len(views) - len(unique)
     for batch in progress(batches, len(views), "features", size=_size_of, done=done):
         features.failures.update({views[i].path: why for i, why in batch.failures.items()})
         batch_keys = [keys[index] for index in batch.indices]
@@ -189,6 +197,13 @@ def extract(
         if strict and features.failures:
             raise UserError(f"{next(iter(features.failures.values()))} (--strict)")
     features.store.close()
+    for index in missing:
+        source = first[keys[index]]
+        features.file[index], features.row[index] = features.file[source], features.row[source]
+        if features.file[source] == MISSING:
+            reason = features.failures[views[source].path]
+            reason = reason.replace(views[source].path, views[index].path)
+            features.failures[views[index].path] = reason
     return features
 
 
@@ -207,36 +222,29 @@ def assist_extraction(backbone: Backbone, root: str, settings: Settings) -> None
 
 
 def _find_cached(
-    backbone: Backbone, root: str, views: Sequence[View], settings: Settings, cache: Path
+    backbone: Backbone, views: Sequence[View], settings: Settings, cache: Path
 ) -> tuple[Features, list[bytes]]:
     """Open the store of these settings and find the features that it has, and each view's key."""
     means, stds, maps = list(settings.means), list(settings.stds), settings.maps
     description = (
         f"{LAYOUT} {REGIONS} {RESIZE} {CROP} {CROP_SCALE} {means} {stds} {settings.precision} "
-        f"{backbone.stages} {settings.device.type} {os.path.abspath(root)} {backbone.digest()} "
-        f"{maps}"
+        f"{backbone.stages} {settings.device.type} {backbone.digest()} {maps}"
     )
     fields: dict[str, tuple[int, ...]] = {"features": (len(REGIONS), backbone.num_features)}
     if maps:
         fields["maps"] = backbone.maps_shape(CROP)
     folder = cache / hashlib.sha256(description.encode()).hexdigest()[:16]
     store = RecordStore(folder, fields, hint="; name another folder with --cache_dir")
-    keys = [_key(root, view) for view in views]
+    identities = (f"{view.number} {view.digest}".encode() for view in views)
+    keys = [hashlib.sha256(identity).digest()[:KEY_BYTES] for identity in identities]
     digest = hashlib.sha256(b"".join([description.encode(), *keys])).hexdigest()
     return Features(store, *store.find(keys), digest), keys
-
-
-def _key(root: str, view: View) -> bytes:
-    """Return what distinguishes a view from all others, and from that of a changed file."""
-    path = os.path.abspath(os.path.join(root, view.path))
-    key = hashlib.sha256(os.fsencode(f"{view.number} {view.version} {path}"))
-    return key.digest()[:KEY_BYTES]
 
 
 def _compute(backbone: Backbone, root: str, work: Work, settings: Settings) -> Iterator[Batch]:
     """Decode and compute; the first of torchrun's processes yields the batches of all of them."""
     rank, size = rank_and_size()
-    images = max(1, BATCH_SIZES[settings.device.type] // len(work[0][1]))  # in a batch
+    images = max(1, BATCH_SIZES[settings.device.type] // len(work[0][2]))  # in a batch
     loader = DataLoader(
         _Images(root, work[rank::size]),
         batch_size=images,
@@ -267,10 +275,10 @@ class _Images(Dataset):
         return len(self.work)
 
     def __getitem__(self, number: int) -> Batch:
-        path, views = self.work[number]
+        path, digest, views = self.work[number]
         indices = [index for index, _ in views]
         try:
-            content = load_views(self.root, path, [number for _, number in views])
+            content = load_views(self.root, path, digest, [number for _, number in views])
             return Batch(indices, (content,), {})
         except UserError as error:
             empty = torch.empty(0, 3, CROP, CROP, dtype=torch.uint8)
@@ -335,7 +343,7 @@ def seconds_per_view(arch: str, root: str, paths: Sequence[str], settings: Setti
     with torch.inference_mode():
         for path in [paths[0], *paths[:: max(1, len(paths) // TRIALS)]]:
             start = time.perf_counter()
-            views = load_views(root, path, [0]).to(settings.device)
+            views = plain_view(load_image(os.path.join(root, path)))[None].to(settings.device)
             backbone(normalize(views, settings.means, settings.stds)).cpu()
             times.append(time.perf_counter() - start)
     return statistics.median(times[1:])  # the first one prepares kernels

@@ -2,7 +2,8 @@
 
     features (N, 6, 2048) -> fit -> head -> logits (N, num_classes) -> evaluate
 
-SGD under a one-cycle learning rate schedule (Smith & Topin 2018); the best epoch's weights remain.
+SGD under a one-cycle learning rate schedule (Smith & Topin 2018). The last epoch is used: to choose
+one on few validation images costs up to two points of accuracy (benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from features import Features
 from model import REGIONS, Backbone, Head, replace_second_stage
 from support.arguments import UserError
-from support.metrics import metrics
+from support.metrics import fit_temperature, metrics
 from support.sampling import balanced_order, balanced_size
 from utils import SPLITS, DataFolder
 
@@ -29,14 +30,14 @@ MAX_NORM = 1.0  # of the gradient: without it, small batches of 102 categories d
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
 BLOCK_RATE, HEAD_RATE = 0.1, 0.1  # of fine-tuning, as fractions of the learning rate
 FINE_TUNE_BATCH_SIZE = 8  # views
+MAX_LOSS = 200  # of train and valid; that of guessing is 14 for a million categories
 EVALUATION_BATCH_SIZE, STATISTICS_BATCH_SIZE = 256, 64  # views
-TEMPERATURES = [2 ** (step / 20) for step in range(-40, 41)]  # 1/4 to 4
 MIRRORED_REGIONS = [
     REGIONS.index((top, round(1 - start - side, 3), side)) for top, start, side in REGIONS
 ]
 
 
-OnEpoch = Callable[[dict, bool, dict], None]  # see `fit`
+OnEpoch = Callable[[dict, dict], None]  # see `fit`
 
 
 class Samples(NamedTuple):
@@ -69,19 +70,19 @@ def fit(
     epochs: int,
     learning_rate: float,
     batch_size: int,
-    on_epoch: OnEpoch = lambda row, is_best, state: None,
+    on_epoch: OnEpoch = lambda row, state: None,
     state: dict | None = None,
 ) -> list[dict]:
-    """Fit a head on features. It ends up with the weights of the best epoch; see `epoch_quality`.
+    """Fit a head on features.
 
     Random numbers come from torch's global generator.
 
     Args:
-        samples: "train" is fitted, "valid" chooses the epoch.
+        samples: "train" is fitted, "valid" is evaluated after each epoch.
         learning_rate: the maximum of the schedule.
         batch_size: regions in a step.
-        on_epoch: called after each epoch with its row of the history, whether it is the best, and
-            the state that resuming needs.
+        on_epoch: called after each epoch with its row of the history and the state that resuming
+            needs.
         state: the state to resume from, to the same bits on a CPU.
 
     Returns:
@@ -89,7 +90,7 @@ def fit(
         smoothing, mean over regions), "valid_loss" (without) and "valid_accuracy" (0-1).
 
     Raises:
-        UserError: the loss is no longer finite.
+        UserError: the loss exceeds MAX_LOSS or is not finite.
     """
     features, labels, rows = samples
     device, train_rows = head.mean.device, rows["train"]
@@ -134,16 +135,17 @@ def fine_tune(
     learning_rate: float,
     precision: torch.dtype,
     history: list[dict],
-    on_epoch: OnEpoch = lambda row, is_best, state: None,
+    on_epoch: OnEpoch = lambda row, state: None,
     state: dict | None = None,
 ) -> tuple[list[dict], Samples]:
     """Train the backbone's last block as well, with a fitted head, on stored features and maps.
 
-    Half of the maps are mirrored at random. Backbone and head stay as they were unless an epoch is
-    better on valid than all of `history`, to which the epochs are added.
+    Half of the maps are mirrored at random. Backbone and head stay as they were if the last epoch
+    is not better on valid than that of `fit`; see `used_epoch`.
 
     Args:
         epochs: their numbers in the history.
+        history: of `fit`; the epochs are added to it.
         learning_rate: the head's in `fit`; see BLOCK_RATE and HEAD_RATE.
         precision: bfloat16 for convolutions in it, with weights in float32; else float32.
 
@@ -156,6 +158,7 @@ def fine_tune(
     device, train_rows = head.mean.device, rows["train"]
     tuned = FineTunedFeatures(backbone.to(device), features, precision)
     model = nn.ModuleList([backbone.last_block.requires_grad_(True), head])
+    before = state["before"] if state else copy.deepcopy(model.state_dict())
 
     def loss_of(indices: torch.Tensor) -> torch.Tensor:
         batch = train_rows[indices]
@@ -174,12 +177,14 @@ def fine_tune(
         epochs=epochs,
         batch_size=FINE_TUNE_BATCH_SIZE,
         history=history,
-        on_epoch=on_epoch,
+        on_epoch=lambda row, state: on_epoch(row, state | {"before": before}),
         state=state,
     )
     backbone.requires_grad_(False)
-    is_better = max(history, key=epoch_quality)["epoch"] in epochs
-    return history, samples._replace(features=tuned) if is_better else samples
+    if used_epoch(history, epochs.start - 1) is history[-1]:
+        return history, samples._replace(features=tuned)
+    model.load_state_dict(before)
+    return history, samples
 
 
 class FineTunedFeatures:
@@ -222,7 +227,7 @@ def _optimize(
     state: dict | None,
     history: list[dict] | None = None,
 ) -> list[dict]:
-    """Minimize a loss; the model ends up with the weights of the best epoch.
+    """Minimize a loss in steps; see `fit`.
 
     Args:
         loss_of: indices (B,) of samples -> their mean loss.
@@ -230,36 +235,29 @@ def _optimize(
             accuracy where categories have 4 to 40 images (benchmarks/README.md), at no cost.
         valid_logits: returns those of the validation images, (N, num_classes).
         rates: modules, each with its fraction of the learning rate.
-        history: earlier epochs; if no new one is better, the model stays as it is.
+        history: of earlier epochs.
     """
     steps = len(epochs) * math.ceil(balanced_size(labels) / batch_size)
     optimizer, schedule = _make_optimizer(model, learning_rate, rates, steps)
     modules: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    history, best_state = list(history or []), copy.deepcopy(model.state_dict())
+    history = list(history or [])
     if state:
         for name, module in modules.items():
             module.load_state_dict(state[name])
-        history, best_state = state["history"], state["best_state"]
+        history = state["history"]
         torch.set_rng_state(state["random"])
-    best = max(map(epoch_quality, history), default=None)
     for epoch in epochs[len(history) - epochs.start + 1 :]:
         train_loss = _train_one_epoch(model, loss_of, labels, optimizer, schedule, batch_size)
         valid = metrics(valid_logits(), valid_labels)
-        if not math.isfinite(train_loss + valid["loss"]):
-            raise UserError(
-                f"the loss is no longer finite in epoch {epoch}; try a --learning_rate smaller "
-                f"than {learning_rate:g}"
-            )
+        if not train_loss + valid["loss"] < MAX_LOSS:
+            reason = f"the loss is {train_loss:.3g} in epoch {epoch}"
+            raise UserError(f"{reason}; try a --learning_rate smaller than {learning_rate:g}")
         row = {"epoch": epoch, "train_loss": train_loss}
         row |= {"valid_loss": valid["loss"], "valid_accuracy": valid["accuracy"]}
-        is_best = best is None or epoch_quality(row) > best
-        if is_best:
-            best, best_state = epoch_quality(row), copy.deepcopy(model.state_dict())
         history.append(row)
         state = {name: module.state_dict() for name, module in modules.items()}
-        state |= {"history": history, "best_state": best_state, "random": torch.get_rng_state()}
-        on_epoch(row, is_best, state | {"first_epoch": epochs.start})
-    model.load_state_dict(best_state)
+        state |= {"history": history, "random": torch.get_rng_state()}
+        on_epoch(row, state | {"first_epoch": epochs.start})
     return history
 
 
@@ -302,9 +300,21 @@ def _train_one_epoch(
     return total / len(order)
 
 
-def epoch_quality(row: dict) -> tuple[float, float]:
-    """Return what the epochs of a history are compared by: valid accuracy, then valid loss."""
-    return row["valid_accuracy"], -row["valid_loss"]
+def used_epoch(history: list[dict], epochs: int) -> dict:
+    """Return the row of the epoch whose weights are used: that of the last one.
+
+    If fine-tuning did not improve the accuracy on valid, or the loss at the same accuracy, it is
+    the last epoch before.
+
+    Args:
+        epochs: those of `fit`; the others are of `fine_tune`.
+    """
+
+    def quality(row: dict) -> tuple[float, float]:
+        return row["valid_accuracy"], -row["valid_loss"]
+
+    fitted, last = history[epochs - 1], history[-1]
+    return last if quality(last) > quality(fitted) else fitted
 
 
 def evaluate(head: Head, samples: Samples) -> tuple[float, torch.Tensor, dict[str, float]]:
@@ -338,13 +348,3 @@ def compute_logits(
         batch = slice(start, start + batch_size)
         logits[batch] = head.image_logits(features[rows[batch]].to(device)).cpu()
     return logits
-
-
-def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the temperature that validation logits (N, num_classes) are to be divided by.
-
-    It is the one of TEMPERATURES with the lowest cross entropy (Guo et al. 2017), which makes
-    probabilities agree with the share of correct predictions. The range is limited, since images
-    that are all predicted correctly would ask for 0.
-    """
-    return min(TEMPERATURES, key=lambda t: cross_entropy(logits / t, labels).item())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from support.pooling import pool_regions
 from support.winograd import replace_convolutions
 from utils import CROP, normalize
 
-FORMAT_VERSION = 4  # 1 and 2 had features of the whole image only, 3 some that were 0
+FORMAT_VERSION, OLDEST_VERSION = 5, 4  # 4 had no names of categories
 WINOGRAD_CHANNELS = 128  # input channels from which Winograd's method is faster; see fast_copy
 
 # Regions of an image whose features are taken, as (top, left, side), fractions of its side: the
@@ -180,7 +181,8 @@ class Classifier(nn.Module):
         means, stds: of the images, three each; see `utils.normalize`.
         image_size: pixels of the center crop's side.
         temperature: what logits are divided by before they become probabilities.
-        history: how it was trained, as the checkpoint stores it: "epoch" (the best one, from 1),
+        names: category folder -> name, of all categories; empty if they are not known.
+        history: how it was trained, as the checkpoint stores it: "epoch" (the one used, from 1),
             "metrics" and "arguments".
     """
 
@@ -195,6 +197,7 @@ class Classifier(nn.Module):
         stds: Sequence[float],
         image_size: int,
         temperature: float = 1.0,
+        names: dict[str, str] | None = None,
         history: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -202,7 +205,7 @@ class Classifier(nn.Module):
         self.arch, self.class_to_idx = arch, class_to_idx
         self.categories = sorted(class_to_idx, key=class_to_idx.__getitem__)
         self.means, self.stds, self.image_size = means, stds, image_size
-        self.temperature, self.history = temperature, history or {}
+        self.temperature, self.names, self.history = temperature, names or {}, history or {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalized images (N, 3, 224, 224) -> logits (N, num_classes)."""
@@ -296,6 +299,7 @@ def save_checkpoint(path: str | os.PathLike, model: Classifier) -> None:
         "stds": list(model.stds),
         "image_size": model.image_size,
         "temperature": model.temperature,
+        "names": model.names,
         **model.history,
         "state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
     }
@@ -314,7 +318,7 @@ def load_checkpoint(path: str | os.PathLike) -> Classifier:
     version = content.get("format_version") if isinstance(content, dict) else None
     if not isinstance(version, int):
         raise UserError(f"{path}: not a checkpoint of this program's train.py")
-    if version != FORMAT_VERSION:
+    if not OLDEST_VERSION <= version <= FORMAT_VERSION:
         age, remedy = "newer", "use a newer program"
         if version < FORMAT_VERSION:
             age, remedy = "older", "train again"
@@ -345,6 +349,7 @@ def _build_classifier(content: dict[str, Any]) -> Classifier:
     model = Classifier(
         backbone,
         head,
+        names=content.get("names", {}),
         history={name: content[name] for name in ("epoch", "metrics", "arguments")},
         **{name: content[name] for name in names},
     )
@@ -362,11 +367,16 @@ def _check_values(content: dict[str, Any]) -> None:
         Exception: a value is missing, or one that training never writes.
     """
     classes, images = content["class_to_idx"], [*content["means"], *content["stds"]]
+    names = content["names"] if content["format_version"] > 4 else {}
     for name, is_valid in {
         "arch": type(content["arch"]) is str and content["arch"] in ARCHITECTURES,
         "class_to_idx": len(classes) > 0
-        and all(type(c) is str and type(i) is int for c, i in classes.items())
+        and all(_is_text(c) and type(i) is int for c, i in classes.items())
         and sorted(classes.values()) == list(range(len(classes))),
+        "names": type(names) is dict
+        and names.keys() <= classes.keys()
+        and all(map(_is_text, names.values())),
+        "arguments": type(content["arguments"]) is dict,
         "hidden_units": _is_within(1, 10**9, content["hidden_units"]),
         "num_outputs": _is_within(len(classes), 10**9, content["num_outputs"]),
         "image_size": _is_within(CROP, CROP, content["image_size"]),
@@ -378,6 +388,11 @@ def _check_values(content: dict[str, Any]) -> None:
     }.items():
         if not is_valid:
             raise ValueError(f"invalid {name}")
+
+
+def _is_text(value: object) -> bool:
+    """Return whether a value is a string whose only surrogates are bytes of a file name."""
+    return type(value) is str and not re.search(r"[\ud800-\udc7f\udd00-\udfff]", value)
 
 
 def _is_within(low: float, high: float, *values) -> bool:

@@ -29,20 +29,20 @@ BLUE, ORANGE, GRAY = "#0173b2", "#de8f05", "0.4"  # the first two of seaborn's "
 AnyImage = Image.Image | np.ndarray
 
 
-def learning_curves(history: Sequence[dict], best_epoch: int) -> Figure:
-    """Draw losses and validation accuracy over the epochs, with the best epoch marked.
+def learning_curves(history: Sequence[dict], used_epoch: int) -> Figure:
+    """Draw losses and validation accuracy over the epochs, with the one used marked.
 
     Args:
         history: a dict an epoch, with "epoch" (from 1), "train_loss" (with label smoothing),
             "valid_loss" (both cross entropy) and "valid_accuracy" (fraction 0-1).
-        best_epoch: the one whose weights are used.
+        used_epoch: the one whose weights are used.
 
     Raises:
-        ValueError: `best_epoch` is not in the history.
+        ValueError: `used_epoch` is not in the history.
     """
     columns = {key: [row[key] for row in history] for key in history[0]}
     epochs, accuracies = columns["epoch"], columns["valid_accuracy"]
-    best = accuracies[epochs.index(best_epoch)]
+    used = accuracies[epochs.index(used_epoch)]
     figure = _figure(10, 4)
     loss, accuracy = figure.subplots(1, 2)
     style = "o-" if len(history) < 30 else "-"
@@ -51,14 +51,14 @@ def learning_curves(history: Sequence[dict], best_epoch: int) -> Figure:
     loss.plot(epochs, columns["valid_loss"], style, color=ORANGE, label="valid")
     accuracy.plot(epochs, accuracies, style, color=ORANGE, label="valid")
     for ax in (loss, accuracy):
-        ax.axvline(best_epoch, color=GRAY, linestyle="--", label=f"best epoch: {best_epoch}")
+        ax.axvline(used_epoch, color=GRAY, linestyle="--", label=f"used: epoch {used_epoch}")
         ax.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.legend(fontsize="small")
     loss.set(title="Loss (cross entropy): lower is better", ylim=(0, None))
     # Ten points at least from bottom to top, so that a small change does not look like a large one.
     lowest = min(0.9, math.floor(10 * min(accuracies)) / 10)
-    accuracy.set(title=f"Accuracy on valid: {best:.1%} in the best epoch", ylim=(lowest, 1.005))
+    accuracy.set(title=f"Accuracy on valid: {used:.1%}", ylim=(lowest, 1.005))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 

@@ -30,7 +30,8 @@ from support import arguments, devices, onnx_export, results
 from support.arguments import UserError, one_line, shorten, warn, whole_number
 from support.files import save_figure, sha256_of
 from support.metrics import format_evaluation
-from support.parallel import map_ahead, process_group, scatter_and_gather
+from support.names import display_names
+from support.parallel import map_ahead, process_group, rank_and_size, scatter_and_gather
 
 MIN_PLOTTED = 5  # categories in the figure of --plot
 
@@ -49,7 +50,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--stds", type=arguments.positive_triple, help="their deviations (the checkpoint's)")
     add = parser.add_argument_group("predictions").add_argument
     add("--top_k", type=whole_number(1), default=1, help="how many categories (%(default)s)")
-    add("--category_names", help=f"JSON file, category: name ({utils.CATEGORY_NAMES}, if any)")
+    add("--category_names", help="JSON file, category: name (the checkpoint's)")
     minimum = f"a less probable prediction is {results.UNKNOWN!r} (%(default)s)"
     add("--min_probability", type=arguments.fraction, default=0.0, metavar="P", help=minimum)
     add("--plot", metavar="FILE.png", help="draw the image and its most likely categories")
@@ -115,7 +116,7 @@ def predict(
         model: from `load_checkpoint`.
         images: paths; they pass through the model in one batch. `predict_stream` takes any number.
         top_k: a number above the number of categories returns all of them.
-        names: category folder -> name; a category without one has its folder's name.
+        names: category folder -> name, instead of the checkpoint's.
         min_probability: a less probable prediction is "unknown"; see `most_likely`.
         means, stds: replace the checkpoint's.
 
@@ -124,9 +125,9 @@ def predict(
     """
     views = torch.stack([utils.plain_view(utils.load_image(path)) for path in images])
     probs = model.compute_probs(views, means, stds)  # (N, num_classes)
+    names = model.names if names is None else names
     return [
-        results.most_likely(row, model.categories, names or {}, top_k, min_probability)
-        for row in probs
+        results.most_likely(row, model.categories, names, top_k, min_probability) for row in probs
     ]
 
 
@@ -183,36 +184,47 @@ def main(command_line: list[str] | None = None) -> None:
     if args.heatmap or (args.plot and not args.evaluate):
         raise UserError("--plot and --heatmap are for one image")
     with process_group() as rank:
-        model, names = load_model(args), utils.load_category_names(args.category_names)
+        model = move_model(load_model(args), args)
         if rank > 0:
             unreadable = len(list(stream_all(model, [], args)))
         else:
-            unreadable = (evaluate if args.evaluate else predict_many)(model, names, args)
+            unreadable = (evaluate if args.evaluate else predict_many)(model, args)
     if unreadable:
         sys.exit(1)
 
 
 def load_model(args: argparse.Namespace) -> Classifier:
-    """Load the checkpoint, on the device, in the precision and with the means of the flags."""
-    device = devices.select_device(args.device)
-    model = load_checkpoint(args.checkpoint).to(device)
+    """Load the checkpoint, with the means, deviations and category names of the flags.
+
+    The default file of names is used only for a checkpoint of format 4, which has none.
+    """
+    model = load_checkpoint(args.checkpoint)
     model.means, model.stds = args.means or model.means, args.stds or model.stds
+    if args.category_names or not model.names:
+        model.names = utils.load_category_names(args.category_names)
+        if model.names and not (args.category_names or args.quiet or rank_and_size()[0]):
+            warn(f"{args.checkpoint} has no names of categories: used {utils.CATEGORY_NAMES}")
     if args.verbose:
         sha256 = sha256_of(args.checkpoint)
         print(f"{one_line(args.checkpoint)}: sha256 {sha256}", file=sys.stderr)
-    model.backbone.to(devices.select_precision(device, args.precision))
+    return model
+
+
+def move_model(model: Classifier, args: argparse.Namespace) -> Classifier:
+    """Move a model to the device, and its backbone to the precision, of the flags."""
+    device = devices.select_device(args.device)
+    model.to(device).backbone.to(devices.select_precision(device, args.precision))
     model.backbone.to(memory_format=torch.channels_last)
     return model
 
 
 def predict_one(args: argparse.Namespace) -> None:
     """Print the predictions for one image, and draw the figures that are asked for."""
-    names = utils.load_category_names(args.category_names)
-    model, [path] = load_model(args), args.input
+    model, [path] = move_model(load_model(args), args), args.input
     image = utils.load_image(path)
     view = utils.plain_view(image)
     [probs] = model.compute_probs(view[None])
-    categories = model.categories
+    categories, names = model.categories, model.names
     predictions = results.most_likely(probs, categories, names, args.top_k, args.min_probability)
     print(results.format_table(predictions), flush=True)
     if not (args.plot or args.heatmap):
@@ -220,13 +232,14 @@ def predict_one(args: argparse.Namespace) -> None:
     import plots  # here, because it takes a second
 
     best = results.most_likely(probs, categories, names, max(args.top_k, MIN_PLOTTED))
+    best_names = display_names([p.category for p in best], names)
     if args.plot:
-        bars = ([p.name for p in best], [p.probability for p in best])
+        bars = (best_names, [p.probability for p in best])
         figure = plots.prediction_bars(utils.thumbnail(image), *bars, os.path.basename(path))
         save_figure(figure, args.plot)
     if args.heatmap:
         pixels, heat = view.permute(1, 2, 0).numpy(), heat_map(model, view, best[0].category)
-        save_figure(plots.heat_map(pixels, heat.numpy(), best[0].name), args.heatmap)
+        save_figure(plots.heat_map(pixels, heat.numpy(), best_names[0]), args.heatmap)
 
 
 def stream_all(
@@ -248,12 +261,8 @@ def stream_all(
         yield item
 
 
-def predict_many(model: Classifier, names: dict[str, str], args: argparse.Namespace) -> int:
-    """Print or write the predictions for any number of images, as they come.
-
-    Returns:
-        The number of images that could not be read.
-    """
+def predict_many(model: Classifier, args: argparse.Namespace) -> int:
+    """Print or write predictions for any number of images; returns how many are unreadable."""
     paths = utils.find_images(args.input)
     first = list(itertools.islice(paths, 1))
     if not first and "-" not in args.input:
@@ -266,7 +275,7 @@ def predict_many(model: Classifier, names: dict[str, str], args: argparse.Namesp
     def ranked() -> Iterator[results.Result]:
         for item in stream_all(model, output.missing(paths) if output else paths, args):
             counts["unreadable" if item.error else "predicted"] += 1
-            settings = (model.categories, names, args.top_k, args.min_probability)
+            settings = (model.categories, model.names, args.top_k, args.min_probability)
             best = [] if item.probs is None else results.most_likely(item.probs, *settings)
             yield results.Result(item.path, best, item.error)
 
@@ -287,13 +296,10 @@ def predict_many(model: Classifier, names: dict[str, str], args: argparse.Namesp
     return counts["unreadable"]
 
 
-def evaluate(model: Classifier, names: dict[str, str], args: argparse.Namespace) -> int:
-    """Print how good a checkpoint is on a labeled folder, and draw its confusion matrix if asked.
-
-    Returns:
-        The number of images that could not be read.
-    """
-    labeled = utils.list_labeled(args.evaluate, model.class_to_idx)
+def evaluate(model: Classifier, args: argparse.Namespace) -> int:
+    """Print how good a checkpoint is on labeled images; returns how many are unreadable."""
+    trained_on = str(model.history["arguments"].get("data_dir", ""))
+    labeled = utils.list_labeled(args.evaluate, model.class_to_idx, trained_on)
     stream = stream_all(model, [path for path, _ in labeled], args)
     rows = [
         (label, item.probs)
@@ -304,7 +310,7 @@ def evaluate(model: Classifier, names: dict[str, str], args: argparse.Namespace)
         raise UserError(f"--evaluate {args.evaluate}: none of its images can be read")
     labels = torch.tensor([label for label, _ in rows])
     probs = torch.stack([row for _, row in rows])  # (N, num_classes)
-    category_names = [names.get(category, category) for category in model.categories]
+    category_names = display_names(model.categories, model.names)
     for line in format_evaluation(probs, labels, category_names, args.min_probability):
         print(one_line(line))
     if args.plot:
@@ -315,21 +321,15 @@ def evaluate(model: Classifier, names: dict[str, str], args: argparse.Namespace)
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the model as an ONNX file, and compare its probabilities on --input, if given.
-
-    Raises:
-        UserError: the probabilities differ.
-    """
-    names = utils.load_category_names(args.category_names)
-    model = load_checkpoint(args.checkpoint)  # not `load_model`: bfloat16 would round the weights
-    model.means, model.stds = args.means or model.means, args.stds or model.stds
+    """Write the model as an ONNX file, and compare its probabilities on --input, if given."""
+    model = load_model(args)  # in float32: bfloat16 would round the weights
     if args.input:  # first, because an export takes its time
         onnx_export.import_optional("--to_onnx with --input", "onnxruntime")
         view = utils.plain_view(utils.load_image(args.input[0]))[None]
         expected = model.compute_probs(view)
     metadata = {
         "categories": model.categories,
-        "names": [names.get(category, category) for category in model.categories],
+        "names": display_names(model.categories, model.names),
         "preprocessing": utils.PREPROCESSING,
         "arch": model.arch,
         "format_version": FORMAT_VERSION,  # of the checkpoint

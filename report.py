@@ -1,4 +1,4 @@
-"""The report of a finished training: tables and figures beside its checkpoint.
+"""What a training reports: lines in the terminal, and tables and figures beside its checkpoint.
 
 checkpoint_script.history.csv       checkpoint_script.curves.png
 checkpoint_script.categories.csv    checkpoint_script.confusion.png
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from fitting import epoch_quality
 from support.files import save_figure, write_csv
 from support.metrics import category_metrics
+from support.names import display_names
 from utils import DataFolder, load_image, thumbnail
 
 MAX_MISTAKES = 12  # in the gallery
@@ -25,6 +25,7 @@ MAX_MISTAKES = 12  # in the gallery
 def write_report(
     checkpoint: Path,
     history: list[dict],
+    epoch: int,
     data: DataFolder,
     files: Sequence[str],
     labels: torch.Tensor,
@@ -34,6 +35,7 @@ def write_report(
     """Write tables and figures of a training beside its checkpoint.
 
     Args:
+        epoch: the one whose weights are used.
         files, labels, probs: the paths in `data` of the N images of test, the indices (N,) of their
             categories, and their predicted probabilities (N, num_classes).
         names: category folder -> name; a category without one has its folder's name.
@@ -46,12 +48,11 @@ def write_report(
     """
     import plots  # here, because it takes a second
 
-    category_names = [names.get(category, category) for category in data.class_to_idx]
+    category_names = display_names(list(data.class_to_idx), names)
     rows = category_table(list(data.class_to_idx), category_names, labels, probs)
-    best_epoch = max(history, key=epoch_quality)["epoch"]
     tables = {"history.csv": history, "categories.csv": rows}
     figures = {
-        "curves.png": plots.learning_curves(history, best_epoch),
+        "curves.png": plots.learning_curves(history, epoch),
         "confusion.png": plots.confusion_matrix(labels, probs.argmax(1), category_names),
         "mistakes.png": mistakes_figure(data.root, files, labels, probs, category_names),
     }
@@ -125,3 +126,23 @@ def write_unreadable(checkpoint: Path, failures: Mapping[str, str]) -> Path:
         with contextlib.suppress(OSError):
             path.unlink()
     return path
+
+
+def format_epoch(row: dict, epochs: int) -> str:
+    """Format a row of the history as a line."""
+    return (
+        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:6.3f}  "
+        f"valid loss {row['valid_loss']:6.3f}  valid accuracy {row['valid_accuracy']:6.1%}"
+    )
+
+
+def format_results(path: Path, temperature: float, test: dict, images: int) -> str:
+    """Format the metrics of test, and the command that uses the checkpoint."""
+    return (
+        f"test accuracy {test['test_accuracy']:.1%} ({images} images), "
+        f"top-5 {test['test_top5_accuracy']:.1%}, mean of the categories "
+        f"{test['test_class_accuracy']:.1%}\n"
+        f"calibration error {test['test_ece']:.1%} at temperature {temperature:.2f} "
+        f"({test['test_ece_without_temperature']:.1%} without)\n"
+        f"saved {path}; to use it: python predict.py --input IMAGE --checkpoint {path}"
+    )

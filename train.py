@@ -6,7 +6,7 @@
 
 The folder has `train`, `valid` and `test`, each with one sub-folder of images a category. The
 images go through a frozen ImageNet VGG once; a new head is then fitted on the resulting features.
-The epoch that is best on `valid` is used, and evaluated once on `test`.
+Its probabilities are calibrated on `valid`, and it is evaluated once on `test`.
 """
 
 from __future__ import annotations
@@ -16,25 +16,19 @@ from pathlib import Path
 
 import torch
 
+import data_check
 import fitting
 import model
 import report
 import utils
-from data_check import FileCheck, check_data_folder, check_files, exclude_images
-from features import (
-    Settings,
-    assist_extraction,
-    default_cache_folder,
-    extract,
-    list_views,
-    seconds_per_view,
-)
+from features import Settings, assist_extraction, extract, list_views, seconds_per_view
 from support import arguments
 from support.arguments import UserError, warn, whole_number
 from support.devices import PRECISIONS, default_workers, select_device, select_precision
 from support.files import output_path
-from support.oxford102 import download_oxford102
+from support.oxford102 import NUM_CATEGORIES, download_oxford102
 from support.parallel import process_group
+from support.record_store import default_cache_folder
 from support.resume import UnfinishedRun
 
 CHECKPOINT = "assets/model/checkpoint_script.pth"
@@ -42,11 +36,7 @@ FINE_TUNE = "epochs in which the last block is trained as well, after the others
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        UserError: a flag is unknown or missing, or has an invalid value.
-    """
+    """Parse the command line; raises UserError if a flag is unknown, missing or invalid."""
     parser = arguments.ArgumentParser(
         prog="train.py", description=__doc__, triples=("--means", "--stds")
     )
@@ -95,8 +85,6 @@ def main(command_line: list[str] | None = None) -> None:
     settings = Settings(args.means, args.stds, device, precision, workers, args.fine_tune > 0)
     if args.check:
         return check(args, settings)
-    if not isinstance(args.output_cat, int):
-        raise output_cat_error(args)
     with process_group() as rank:
         if rank == 0:
             train(args, settings)
@@ -107,24 +95,25 @@ def main(command_line: list[str] | None = None) -> None:
 def train(args: argparse.Namespace, settings: Settings) -> None:
     """Train a classifier: data -> features -> fit -> evaluate -> checkpoint -> report."""
     path = output_path(args.save_dir, Path(CHECKPOINT).name, "--save_dir")
-    names = utils.load_category_names(args.category_names)
-    data, files = load_data(args)
+    images = list_images(args)
+    names = data_check.check_names(args.category_names, list(images["train"]))
+    data, failures = load_data(args, images)
     backbone, head = new_network(args, len(data.class_to_idx), settings.device)
     print_plan(args, data, path, settings)
-    unfinished = UnfinishedRun(
-        path, vars(args) | {"format_version": model.FORMAT_VERSION}, args.resume
-    )
+    arguments_and_format = vars(args) | {"format_version": model.FORMAT_VERSION}
+    inputs = data_check.describe(data)
+    unfinished = UnfinishedRun(path, arguments_and_format, inputs, args.resume)
     model.load_weights(backbone, args.arch, args.weights, args.seed)
-    views = list_views(data, args.views, files.versions)
+    views = list_views(data, args.views)
     cache = unfinished.folder if args.no_cache else args.cache_dir
     features = extract(backbone, args.data_dir, views, settings, cache, strict=args.strict)
-    exclude_images(data, features.failures)
-    failures = files.failures | features.failures
+    data_check.exclude_images(data, features.failures)
+    failures |= features.failures
     table = report.write_unreadable(path, failures)
     samples = fitting.label_features(features, data, args.views)
     history, samples = fit_network(args, backbone, head, samples, settings.precision, unfinished)
     temperature, probs, test = fitting.evaluate(head, samples)
-    best = max(history, key=fitting.epoch_quality)
+    used = fitting.used_epoch(history, args.epochs)
     classifier = model.Classifier(
         backbone,
         head,
@@ -134,30 +123,47 @@ def train(args: argparse.Namespace, settings: Settings) -> None:
         stds=args.stds,
         image_size=utils.CROP,
         temperature=temperature,
-        history={"epoch": best["epoch"], "metrics": best | test, "arguments": vars(args)},
+        names=names,
+        history={"epoch": used["epoch"], "metrics": used | test, "arguments": vars(args)},
     )
     model.save_checkpoint(path, classifier)
     unfinished.remove()
+    if used is not history[-1]:
+        print("fine-tuning did not improve the predictions on valid: its epochs are not used")
     if failures:
         print(f"{len(failures)} images could not be read and were left out; {table} lists them")
-    print(format_results(path, classifier, len(probs)), flush=True)
+    print(report.format_results(path, temperature, test, len(probs)), flush=True)
     if not args.no_report:
         rows = samples.rows["test"]
         test_files, labels = [views[row].path for row in rows], samples.labels[rows]
-        written = report.write_report(path, history, data, test_files, labels, probs, names)
+        written = report.write_report(
+            path, history, used["epoch"], data, test_files, labels, probs, names
+        )
         print(f"report: {', '.join(file.name for file in written)} in {path.parent}")
 
 
 # ---------------------------------------------------------------- before the work
 
 
-def load_data(args: argparse.Namespace) -> tuple[utils.DataFolder, FileCheck]:
-    """List the images, look at their files, and leave out those that cannot be images."""
+def list_images(args: argparse.Namespace) -> utils.Images:
+    """List the images of the data folder, which is downloaded if asked for."""
     if args.download:
+        if not (Path(args.data_dir).exists() or isinstance(args.output_cat, int)):
+            check_output_cat(args, NUM_CATEGORIES)
         download_oxford102(args.data_dir, args.split)
-    data = utils.read_data_folder(args.data_dir)
-    files = check_files(data)
-    return exclude_images(data, files.failures, strict=args.strict), files
+    images = utils.list_images(args.data_dir)
+    check_output_cat(args, len(images["train"]))
+    return images
+
+
+def load_data(
+    args: argparse.Namespace, images: utils.Images
+) -> tuple[utils.DataFolder, dict[str, str]]:
+    """Read the data folder without files that cannot be images, and why those are left out."""
+    memo = None if args.no_cache else args.cache_dir
+    data = utils.read_data_folder(args.data_dir, memo, images)
+    data_check.warn_of_copies(data)
+    return data_check.exclude_images(data, data.failures, strict=args.strict), data.failures
 
 
 def new_network(
@@ -166,10 +172,8 @@ def new_network(
     """Return a backbone without values, and a head with random weights.
 
     Raises:
-        UserError: there are more categories than outputs, or the memory is too small.
+        UserError: the memory is too small.
     """
-    if args.output_cat < num_classes:
-        raise output_cat_error(args)
     if args.output_cat > num_classes:
         warn(
             f"--output_cat {args.output_cat}, but there are {num_classes} categories: the other "
@@ -187,15 +191,14 @@ def new_network(
         ) from error
 
 
-def output_cat_error(args: argparse.Namespace) -> UserError:
-    """Return the error that says which `--output_cat` to type, if the data folder can be read."""
-    value = "is missing" if args.output_cat is None else f"{args.output_cat!r}"
-    try:
-        count = len(utils.list_images(args.data_dir)["train"])
-    except UserError as error:
-        return UserError(f"--output_cat {value}: not a whole number from 1 on; and {error}")
-    return UserError(
-        f"--output_cat {value}: {args.data_dir} has {count} categories; type --output_cat {count}"
+def check_output_cat(args: argparse.Namespace, num_classes: int) -> None:
+    """Raise UserError, which says what to type, unless there is an output for each category."""
+    if isinstance(args.output_cat, int) and args.output_cat >= num_classes:
+        return
+    value = "is missing" if args.output_cat is None else args.output_cat
+    raise UserError(
+        f"--output_cat {value}: {args.data_dir} has {num_classes} categories; "
+        f"type --output_cat {num_classes}"
     )
 
 
@@ -228,13 +231,13 @@ def fit_network(
     """Fit the head, and fine-tune if asked for; resumes an interrupted run.
 
     Returns:
-        The history, and the samples with features of the best epoch's backbone.
+        The history, and the samples with the features of the backbone as it is now.
     """
     total = args.epochs + args.fine_tune
-    state = unfinished.state_for(samples.features.digest)
+    state = unfinished.state_for(samples.features.identity())
 
-    def on_epoch(row: dict, is_best: bool, state: dict) -> None:
-        print(format_epoch(row, total, is_best), flush=True)
+    def on_epoch(row: dict, state: dict) -> None:
+        print(report.format_epoch(row, total), flush=True)
         unfinished.save(state)
 
     if state and state["first_epoch"] > 1:
@@ -265,35 +268,19 @@ def fit_network(
     )
 
 
-def format_epoch(row: dict, epochs: int, is_best: bool) -> str:
-    """Format a row of the history as a line."""
-    return (
-        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:6.3f}  "
-        f"valid loss {row['valid_loss']:6.3f}  valid accuracy {row['valid_accuracy']:6.1%}"
-        f"{'  best so far' if is_best else ''}"
-    )
-
-
-def format_results(path: Path, classifier: model.Classifier, images: int) -> str:
-    """Format the metrics of test, and the command that uses the checkpoint."""
-    epoch, test = classifier.history["epoch"], classifier.history["metrics"]
-    return (
-        f"best epoch {epoch}: test accuracy {test['test_accuracy']:.1%} ({images} images), "
-        f"top-5 {test['test_top5_accuracy']:.1%}, mean of the categories "
-        f"{test['test_class_accuracy']:.1%}\n"
-        f"calibration error {test['test_ece']:.1%} at temperature {classifier.temperature:.2f} "
-        f"({test['test_ece_without_temperature']:.1%} without)\n"
-        f"saved {path}; to use it: python predict.py --input IMAGE --checkpoint {path}"
-    )
-
-
 def check(args: argparse.Namespace, settings: Settings) -> None:
     """Report on a data folder without training, as a CSV file as well if one is named."""
 
     def measure(paths: list[str]) -> float:
         return seconds_per_view(args.arch, args.data_dir, paths, settings)
 
-    check_data_folder(args.data_dir, args.views, measure, args.check if args.check != "-" else "")
+    table = args.check if args.check != "-" else ""
+    categories = data_check.check_data_folder(
+        args.data_dir, args.views, measure, table, strict=args.strict
+    )
+    data_check.check_names(args.category_names, categories)
+    if args.output_cat is not None:
+        check_output_cat(args, len(categories))
 
 
 if __name__ == "__main__":

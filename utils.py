@@ -6,32 +6,35 @@ flowers/{train,valid,test}/<category>/*.jpg
 
 from __future__ import annotations
 
+import collections
 import glob
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
-from support.arguments import UserError, shorten, warn
+from support.arguments import UserError, progress, shorten, warn
 from support.decoding import decode
-from support.files import check_regular_file
+from support.digests import digest_files, digest_of_file
+from support.folders import files_below, images_below, is_no_image, scan_folder
+from support.names import load_names, look_alikes
+from support.sampling import divide
 
 SPLITS = ("train", "valid", "test")
-SPLIT_FOLDERS = {
-    "train": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "val": "valid",
-    "test": "test",
+SPLIT_FOLDERS = {  # names of the folders, in lower case
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation", "dev"),
+    "test": ("test", "testing"),
 }
+SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}  # of a folder without splits
 RESIZE, CROP = 256, 224  # pixels; torchvision's VGG16_Weights.IMAGENET1K_V1.transforms()
 MEANS = [0.485, 0.456, 0.406]  # of ImageNet's red, green and blue, range 0-1; same source
 STDS = [0.229, 0.224, 0.225]
@@ -44,141 +47,233 @@ THUMBNAIL = 512  # pixels of the longer side
 # How a plain view is made, for programs that use an exported model without this module.
 PREPROCESSING = (
     "Turn the image upright (EXIF). Convert it to 8-bit sRGB by its color profile, transparency "
-    f"on white. Resize it, bilinear with antialiasing: the short side to {RESIZE} pixels, the long "
-    f"side to {RESIZE} * long / short, rounded down. Cut out {CROP} x {CROP} pixels; the first row "
-    f"is (height - {CROP}) / 2 and the first column (width - {CROP}) / 2, rounded to the nearest "
-    "integer, halves to the even one. Pass them as uint8 (0-255), channels first: "
-    f"(N, 3, {CROP}, {CROP}). Do not normalize: the model does."
+    f"on white. If a side is more than {MAX_ASPECT} times the other, cut out the middle of it, "
+    f"{MAX_ASPECT} times the other long. Resize, bilinear with antialiasing: the short side to "
+    f"{RESIZE} pixels, the long side to {RESIZE} * long / short, rounded down. Cut out {CROP} x "
+    f"{CROP} pixels in the center. What is cut out begins at half the difference of the lengths, "
+    "rounded to the nearest integer, halves to the even one. Pass the pixels as uint8 (0-255), "
+    f"channels first: (N, 3, {CROP}, {CROP}). Do not normalize: the model does."
 )
 
 
 # ---------------------------------------------------------------- data folders
 
 
-@dataclass(frozen=True)
+@dataclass
 class DataFolder:
     """The images of a data folder, by split.
 
     `class_to_idx` numbers the categories of `train` in string order ("10" comes before "2"); the
     indices are the same in every split. `paths[split]` are file paths relative to `root`, with
     forward slashes; `labels[split]` are the indices of their categories.
+
+    Attributes:
+        digests: of each file's content, by path; see `support.digests`.
+        failures: why a file cannot be read, by path.
     """
 
     root: str
     class_to_idx: dict[str, int]
     paths: dict[str, list[str]]
     labels: dict[str, list[int]]
+    digests: dict[str, str]
+    failures: dict[str, str]
 
 
-def read_data_folder(data_dir: str | os.PathLike) -> DataFolder:
-    """List the images of a data folder; see `list_images`.
-
-    Raises:
-        UserError: a folder or split is missing or empty, a category of `train` has no image,
-            or another split has a category that `train` lacks.
-    """
-    root, images = Path(data_dir), list_images(data_dir)
-    class_to_idx = {category: index for index, category in enumerate(images["train"])}
-    paths, labels = {}, {}
-    for split, categories in images.items():
-        for category, category_paths in categories.items():
-            if category not in class_to_idx:
-                raise UserError(
-                    f"{root}: train has no category {category!r}, but {split} has; "
-                    "add it to train or move it away"
-                )
-            if split == "train" and not category_paths:
-                raise UserError(
-                    f"{root}: no image for train in category {category!r}; add some, or remove it"
-                )
-        paths[split] = [path for group in categories.values() for path in group]
-        labels[split] = [class_to_idx[c] for c, group in categories.items() for _ in group]
-        if not paths[split]:
-            raise UserError(
-                f"{root}: no images for {split}; add some, or make folders train, valid and test"
-            )
-        missing = [category for category in class_to_idx if not categories.get(category)]
-        if missing:
-            warn(f"{root}: {split} lacks {len(missing)} categories: {shorten(missing)}")
-    return DataFolder(str(root), class_to_idx, paths, labels)
+Images = dict[str, dict[str, list[str]]]  # paths, relative to the data folder, by split, category
 
 
-def list_images(data_dir: str | os.PathLike) -> dict[str, dict[str, list[str]]]:
-    """List the paths of images, relative to `data_dir`, by split and category.
+def list_images(data_dir: str | os.PathLike) -> Images:
+    """List the images of a data folder by split and category, as its folders say.
 
-    Every file that is not hidden counts as an image: decoding shows whether it is one. `val` and
-    `validation` mean valid. If `valid` or `test` is missing, a tenth of train's images are used
-    instead; if there are no splits at all, the sub-folders are categories, and all their images
-    are divided. Which images are taken follows from each image's content alone (see `split_of`).
-    Nothing on disk changes.
+    Every file in a category's folder or below counts as an image, unless it is hidden or its name
+    says that it is none (IGNORED_SUFFIXES): decoding shows whether it is one. Without folders for
+    the splits, all images are train's; see `divide`. Other files and folders are warned of.
 
     Raises:
-        UserError: a folder is missing, cannot be read or contains no folders.
+        UserError: a folder is missing, cannot be read or contains no folders; or the folders of the
+            splits are elsewhere, or more than one for a split.
     """
     root = Path(data_dir)
     if not os.path.isdir(root):
         raise UserError(f"--data_dir {data_dir}: no such folder")
-    folders: dict[str, str] = {}
-    for name, split in SPLIT_FOLDERS.items():
-        if os.path.isdir(root / name):
-            if split in folders:
-                raise UserError(f"{root}: has both {folders[split]} and {name}; keep only one")
-            folders[split] = name
-    if folders and "train" not in folders:
-        raise UserError(f"{root / 'train'}: no such folder, but there is {shorten(folders)}")
-    images = {split: _list_categories(root, f"{name}/") for split, name in folders.items()}
-    if not images:
-        images = {"train": _list_categories(root, "")}
-    _split_train(root, images)
-    return {split: images[split] for split in SPLITS}
+    folders = _split_folders(root)
+    if not folders:
+        for name in scan_folder(root)[0]:
+            if _split_folders(root / name):
+                raise UserError(
+                    f"{root}: the folders of the splits are one level deeper; "
+                    f"type --data_dir {root / name}"
+                )
+        return {"train": _list_categories(root, "")}
+    if "train" not in folders:
+        raise UserError(
+            f"{root / 'train'}: no such folder, but there is {shorten(folders.values())}"
+        )
+    names, files = scan_folder(root)
+    others = [name for name in names if name not in folders.values()]
+    if others:
+        warn(f"{root}: {len(others)} folders beside the splits are ignored: {shorten(others)}")
+    _warn_of_files(root, files)
+    return {split: _list_categories(root, f"{name}/") for split, name in folders.items()}
 
 
-def _split_train(root: Path, images: dict[str, dict[str, list[str]]]) -> None:
-    """Move images of train to the splits that are missing."""
-    missing = [split for split in SPLITS if split not in images]
-    if not missing:
-        return
-    for split in missing:
-        images[split] = {category: [] for category in images["train"]}
-    for category, paths in images["train"].items():
-        images["train"][category] = []
-        for path in paths:
-            split = split_of(root / path)
-            images[split if split in missing else "train"][category].append(path)
-    counts = [f"{sum(map(len, images[split].values()))} {split}" for split in SPLITS]
-    warn(f"{root}: no {' or '.join(missing)} folder: split by content: {', '.join(counts)}")
+def _split_folders(root: Path) -> dict[str, str]:
+    """Return the name of the folder of each split, whatever its case.
 
-
-def split_of(path: str | os.PathLike) -> str:
-    """Return the split of an image by its content: 8 of 10 are train's, one each the others'.
-
-    Only the image itself counts: other images that are added or removed do not move it, and two
-    copies of an image are in one split. (So shares are 80/10/10 on average only: a rule that makes
-    them exact has to move images when others are added.)
+    Raises:
+        UserError: there are two folders for one split.
     """
-    try:
-        size = check_regular_file(path).st_size
-        with open(path, "rb") as file:
-            content = file.read(2**16) + str(size).encode()
-    except (OSError, UserError):  # decoding it will report why
-        content = b""
-    position = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") / 2**64  # 0-1
-    return "train" if position < 0.8 else "valid" if position < 0.9 else "test"
+    folders: dict[str, str] = {}
+    for name in scan_folder(root)[0]:
+        for split, names in SPLIT_FOLDERS.items():
+            if name.lower() in names:
+                if split in folders:
+                    raise UserError(f"{root}: has both {folders[split]} and {name}; keep only one")
+                folders[split] = name
+    return folders
 
 
-def list_labeled(root: str | os.PathLike, class_to_idx: dict[str, int]) -> list[tuple[str, int]]:
+def _list_categories(root: Path, prefix: str) -> dict[str, list[str]]:
+    """List the paths of the images in each sub-folder of `root/prefix`, both in string order."""
+    folders, files = scan_folder(root / prefix)
+    if not folders:
+        raise UserError(f"{root / prefix}: no category folders in it")
+    _warn_of_files(root / prefix, files)
+    ignored: collections.Counter[str] = collections.Counter()
+    categories = {
+        folder: list(images_below(root, f"{prefix}{folder}", ignored)) for folder in folders
+    }
+    if ignored:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items()))
+        print(f"{root / prefix}: ignored files: {kinds}", file=sys.stderr)
+    return categories
+
+
+def _warn_of_files(folder: Path, files: Sequence[str]) -> None:
+    """Warn of files that may be images, but are in no category."""
+    files = [name for name in files if not is_no_image(name)]
+    if files:
+        where = "outside of the category folders are ignored"
+        warn(f"{folder}: {len(files)} files {where}: {shorten(files)}")
+
+
+class Scan(NamedTuple):
+    """The images of a data folder, read once.
+
+    Attributes:
+        images: by split and category; all splits are there.
+        digests: of each file's content, by path; see `support.digests`.
+        failures: why a file cannot be read, by path.
+    """
+
+    images: Images
+    digests: dict[str, str]
+    failures: dict[str, str]
+
+
+def read_images(
+    data_dir: str | os.PathLike, images: Images, memo: str | os.PathLike | None = None
+) -> Scan:
+    """Read the files of `list_images` for their digests, and divide them if splits are missing.
+
+    Every file is read once, unless the memo has its digest. Nothing on disk changes.
+
+    Args:
+        memo: a folder for the digests of files that do not change; see `support.digests`.
+    """
+    images = dict(images)
+    paths = [p for categories in images.values() for group in categories.values() for p in group]
+    digests, failures = {}, {}
+    files = digest_files(str(data_dir), paths, memo)
+    for path, digest, error in progress(files, len(paths), "reading", size=lambda _: 1, delay=1):
+        if error:
+            failures[path] = error
+        else:
+            digests[path] = digest
+    missing = [split for split in SPLITS if split not in images]
+    if missing:
+        for split in missing:
+            images[split] = {}
+        for category, group in images["train"].items():
+            for split, divided in divide(group, digests, SHARES, ["train", *missing]).items():
+                images[split][category] = divided
+        counts = [f"{sum(map(len, images[split].values()))} {split}" for split in SPLITS]
+        names = " or ".join(missing)
+        warn(f"{data_dir}: no {names} folder: split by content: {', '.join(counts)}")
+    return Scan({split: images[split] for split in SPLITS}, digests, failures)
+
+
+def read_data_folder(
+    data_dir: str | os.PathLike,
+    memo: str | os.PathLike | None = None,
+    images: Images | None = None,
+) -> DataFolder:
+    """Read the images of a data folder; see `read_images`.
+
+    Args:
+        images: from `list_images`, if that was called already.
+
+    Raises:
+        UserError: see `list_images` and `find_problems`.
+    """
+    images = images or list_images(data_dir)
+    for problem in find_problems(images):
+        raise UserError(f"{data_dir}: {problem}")
+    images, digests, failures = read_images(data_dir, images, memo)
+    for problem in find_problems(images):
+        raise UserError(f"{data_dir}: {problem}")
+    class_to_idx = {category: index for index, category in enumerate(images["train"])}
+    paths, labels = {}, {}
+    for split, categories in images.items():
+        paths[split] = [path for group in categories.values() for path in group]
+        labels[split] = [class_to_idx[c] for c, group in categories.items() for _ in group]
+        absent = [category for category in class_to_idx if not categories.get(category)]
+        if absent:
+            warn(f"{data_dir}: {split} lacks {len(absent)} categories: {shorten(absent)}")
+    for group, difference in look_alikes(class_to_idx):
+        warn(f"{data_dir}: the categories {shorten(map(repr, group))} differ only in {difference}")
+    return DataFolder(str(data_dir), class_to_idx, paths, labels, digests, failures)
+
+
+def find_problems(images: Images) -> Iterator[str]:
+    """Yield what training refuses: unknown or empty categories, and splits without images."""
+    for split, categories in images.items():
+        for category, group in categories.items():
+            if category not in images["train"]:
+                similar = [a for a in look_alikes([*images["train"], category]) if category in a[0]]
+                hint = "".join(f" (only {g[0]!r}, which differs in {d})" for g, d in similar)
+                yield (
+                    f"train has no category {category!r}{hint}, but {split} has; "
+                    "add it to train or move it away"
+                )
+            elif split == "train" and not group:
+                yield f"no image for train in category {category!r}; add some, or remove it"
+        if split == "train" and len(categories) == 1:
+            yield f"only one category, {next(iter(categories))!r}; there have to be two at least"
+        if not any(categories.values()):
+            yield f"no images for {split}; add some, or make folders train, valid and test"
+
+
+def list_labeled(
+    root: str | os.PathLike, class_to_idx: dict[str, int], trained_on: str = ""
+) -> list[tuple[str, int]]:
     """List the paths of a labeled folder's images, each with the index of its category.
 
     Args:
         root: has one sub-folder a category; or it is a data folder, whose test split is used.
+        trained_on: the data folder of the training; if it is `root` itself, that is warned of.
 
     Raises:
         UserError: there is no image, or a category that `class_to_idx` lacks.
     """
     if not os.path.isdir(root):
         raise UserError(f"{root}: no such folder")
-    if os.path.isdir(Path(root, "train")) and os.path.isdir(Path(root, "test")):
-        root = Path(root, "test")
+    splits = _split_folders(Path(root))
+    if "train" in splits and "test" in splits:
+        root = Path(root, splits["test"])
+    elif os.path.exists(trained_on) and os.path.samefile(root, trained_on):
+        warn(f"{root}: the checkpoint was trained on it: the reported accuracy will be too high")
     images = _list_categories(Path(root), "")
     unknown = [category for category in images if category not in class_to_idx]
     if unknown:
@@ -196,10 +291,9 @@ def list_labeled(root: str | os.PathLike, class_to_idx: dict[str, int]) -> list[
 def find_images(inputs: Iterable[str]) -> Iterator[str]:
     """Yield the paths that `--input` means; decoding shows whether they are images.
 
-    A folder means all files in it and below, in string order, except hidden ones. Folders that are
-    links are skipped, since they may lead back to where they are. A pattern, "photos/*.jpg" or
-    "**/*.png", means the files that match, in string order; "-" a list on standard input, one path
-    a line.
+    A folder means all images in it and below, in string order; see `list_images`. A pattern,
+    "photos/*.jpg" or "**/*.png", means the files that match, in string order; "-" a list on
+    standard input, one path a line.
     """
     for word in inputs:
         if word == "-":
@@ -207,10 +301,10 @@ def find_images(inputs: Iterable[str]) -> Iterator[str]:
                 sys.stdin.reconfigure(errors="surrogateescape")
             yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
         elif os.path.isdir(word):
-            yield from _files_below(word)
+            yield from files_below(word)
         elif is_pattern(word):
             for path in sorted(glob.glob(word, recursive=True)) or [word]:
-                yield from _files_below(path) if os.path.isdir(path) else [path]
+                yield from files_below(path) if os.path.isdir(path) else [path]
         else:
             yield word
 
@@ -220,67 +314,15 @@ def is_pattern(word: str) -> bool:
     return glob.has_magic(word) and not os.path.lexists(word)
 
 
-def _files_below(folder: str) -> Iterator[str]:
-    """Yield the files in a folder and below; a folder that cannot be read is yielded itself."""
-    try:
-        with os.scandir(folder) as scanned:
-            entries = sorted(
-                (entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink())
-                for entry in scanned
-            )
-    except OSError:
-        yield folder
-        return
-    for name, is_folder, is_link in entries:
-        path = os.path.join(folder, name)
-        if name[0] != "." and not (is_link and os.path.isdir(path)):
-            yield from _files_below(path) if is_folder else [path]
-
-
-def _list_categories(root: Path, prefix: str) -> dict[str, list[str]]:
-    """List the paths of the files in each sub-folder of `root/prefix`, both in string order."""
-    categories = {}
-    try:
-        with os.scandir(root / prefix) as entries:
-            folders = [e.name for e in entries if _is_folder(e) and e.name[0] != "."]
-        for folder in sorted(folders):
-            with os.scandir(root / prefix / folder) as files:
-                names = sorted(f.name for f in files if f.name[0] != "." and not _is_folder(f))
-            categories[folder] = [f"{prefix}{folder}/{name}" for name in names]
-    except OSError as error:
-        raise UserError(f"{error.filename or root / prefix}: {error.strerror}") from error
-    if not categories:
-        raise UserError(f"{root / prefix}: no category folders in it")
-    return categories
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    """Return whether an entry is a folder: no error for circular links, no stat without a link."""
-    return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
-
-
 def load_category_names(path: str | os.PathLike | None = None) -> dict[str, str]:
-    """Read a JSON file that maps category folders to names, such as `cat_to_name.json`.
+    """Read a JSON file that maps category folders to names; see `support.names.load_names`.
 
     Args:
         path: None means CATEGORY_NAMES in the working folder, or no names if there is none.
-
-    Raises:
-        UserError: the file is missing, is not JSON, or not an object of strings.
     """
-    if path is None:
-        path = CATEGORY_NAMES
-        if not os.path.exists(path):
-            return {}
-    try:
-        names = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the category names: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file: {error}") from error
-    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
-        raise UserError(f'{path}: expected one JSON object such as {{"1": "pink primrose"}}')
-    return names
+    if path is None and not os.path.exists(CATEGORY_NAMES):
+        return {}
+    return load_names(path or CATEGORY_NAMES)
 
 
 # ---------------------------------------------------------------- images and views
@@ -329,19 +371,24 @@ def random_view(image: Image.Image, seed: int) -> torch.Tensor:
     return F.pil_to_tensor(view)
 
 
-def load_views(root: str, path: str, numbers: Iterable[int]) -> torch.Tensor:
+def load_views(root: str, path: str, digest: str, numbers: Iterable[int]) -> torch.Tensor:
     """Decode `root/path` once and return some of its views: (len(numbers), 3, 224, 224) uint8.
 
-    View 0 is the plain one, every other a random one. Its seed follows from `path` and the number
-    alone, so that a view is always the same.
+    View 0 is the plain one, every other a random one. Its seed follows from the file's content and
+    the number alone, so that a view is always the same.
+
+    Args:
+        digest: of the file's content.
 
     Raises:
-        UserError: see `load_image`.
+        UserError: the content has changed; or see `load_image`.
     """
-    image, views = load_image(os.path.join(root, path)), []
+    file = os.path.join(root, path)
+    image, views = load_image(file), []
+    if digest_of_file(file) != digest:
+        raise UserError(f"{file}: has changed since the start; run the command again")
     for number in numbers:
-        digest = hashlib.sha256(os.fsencode(f"{number} {path}")).digest()
-        seed = int.from_bytes(digest[:6], "big")
+        seed = int.from_bytes(hashlib.sha256(f"{number} {digest}".encode()).digest()[:6], "big")
         views.append(plain_view(image) if number == 0 else random_view(image, seed))
     return torch.stack(views)
 

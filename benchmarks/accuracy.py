@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from common import data_parser, mean_and_deviation, run_script, show, timed, train_command
 
-from features import default_cache_folder
 from support.arguments import whole_number
+from support.record_store import default_cache_folder
 from utils import read_data_folder
 
 PUBLISHED = [  # VGGs on these photographs, as their authors report them

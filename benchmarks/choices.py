@@ -140,7 +140,7 @@ def extraction_table(backbone: Backbone, device: torch.device, args: argparse.Na
     ]
     start = time.perf_counter()
     for view in views[:50]:
-        load_views(args.data_dir, view.path, [0])
+        load_views(args.data_dir, view.path, view.digest, [0])
     decoding = len(views[:50]) / (time.perf_counter() - start)
     rows.append(["decoding alone, one process", f"{decoding:.1f}"])
     show("Images per second", ["", "images/s"], rows, result | {"decoding": decoding})

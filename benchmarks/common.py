@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import features  # noqa: E402
-from data_check import check_files  # noqa: E402
 from model import Backbone, fast_copy, load_weights  # noqa: E402
 from support import arguments  # noqa: E402
 from support.arguments import UserError  # noqa: E402
@@ -110,7 +109,7 @@ def views_of(
     data: DataFolder, paths: Iterable[str], numbers: Sequence[int] = (0,)
 ) -> list[features.View]:
     """List the views with these numbers of each image, for `features.extract`."""
-    return features.views_of(paths, numbers, check_files(data).versions)
+    return features.views_of(paths, numbers, data.digests)
 
 
 # ---------------------------------------------------------------- output

@@ -31,6 +31,7 @@ import fitting
 from model import REGIONS, Head
 from support.arguments import whole_number
 from support.devices import select_precision
+from support.record_store import default_cache_folder
 from utils import read_data_folder
 
 FOLDS = 5
@@ -161,7 +162,7 @@ def fit(
 
 def main() -> None:
     parser = data_parser(__doc__)
-    parser.add_argument("--cache_dir", default=str(features.default_cache_folder()))
+    parser.add_argument("--cache_dir", default=str(default_cache_folder()))
     parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--folds", type=whole_number(1, FOLDS), default=FOLDS, help="to hold out, of 5"

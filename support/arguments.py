@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 NO_MAXIMUM = 10**18
+MAX_OF_TRIPLE = 10  # of means and deviations: larger ones are of the range 0-255
 
 
 class UserError(Exception):
@@ -59,6 +60,11 @@ def triple(text: str) -> list[float]:
     if len(numbers) != 3 or max(map(abs, numbers)) > 1e6:
         example = "[0.485, 0.456, 0.406]"
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as {example}")
+    if max(map(abs, numbers)) > MAX_OF_TRIPLE:
+        hint = [round(number / 255, 4) for number in numbers]
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not of the range 0-1; divided by 255: {hint}"
+        )
     return numbers
 
 
@@ -170,7 +176,13 @@ def shorten(words: Iterable[str], limit: int = 5) -> str:
 
 
 def progress(
-    batches: Iterable[T], total: int, label: str, *, size: Callable[[T], int], done: int = 0
+    batches: Iterable[T],
+    total: int,
+    label: str,
+    *,
+    size: Callable[[T], int],
+    done: int = 0,
+    delay: float = 0.0,
 ) -> Iterator[T]:
     """Yield batches and show progress: a bar on a terminal, else a line for each tenth.
 
@@ -179,13 +191,15 @@ def progress(
         label: what the items are.
         size: returns the number of items in a batch.
         done: number of items that were done before.
+        delay: seconds before anything is shown.
     """
-    start, first = time.monotonic(), done
-    with tqdm(total=total, initial=done, desc=label, disable=not sys.stderr.isatty()) as bar:
+    start, first, is_hidden = time.monotonic(), done, not sys.stderr.isatty()
+    with tqdm(total=total, initial=done, desc=label, disable=is_hidden, delay=delay) as bar:
         for batch in batches:
             yield batch
             previous, done = done, done + size(batch)
             bar.update(done - previous)
-            if bar.disable and done * 10 // total > previous * 10 // total:
-                seconds = (time.monotonic() - start) / (done - first) * (total - done)
+            passed = time.monotonic() - start
+            if is_hidden and done * 10 // total > previous * 10 // total and passed >= delay:
+                seconds = passed / (done - first) * (total - done)
                 print(f"{label}: {done}/{total}, {seconds:.0f} s left", file=sys.stderr)

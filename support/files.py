@@ -46,9 +46,11 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        # torch converts an OSError into a RuntimeError; the system's reason is its context.
-        causes = [error, error.__context__]
-        reason = next((e.strerror for e in causes if isinstance(e, OSError)), error)
+        # torch converts an OSError, and Ctrl-C, into a RuntimeError; its context is the reason.
+        cause = error.__context__
+        if cause is not None and not isinstance(cause, Exception):
+            raise cause from None
+        reason = next((e.strerror for e in (error, cause) if isinstance(e, OSError)), error)
         raise UserError(f"{path}: cannot write it: {reason}") from error
     finally:
         with contextlib.suppress(OSError):  # renamed, or never made
@@ -213,6 +215,27 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Sequence]) -> None:
             csv.writer(file).writerows(rows)
     except OSError as error:
         raise UserError(f"{path}: cannot write it: {error.strerror}") from error
+
+
+def read_csv(path: str | os.PathLike) -> list[list[str]]:
+    """Read a CSV file of `write_csv` with at least two columns.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: missing or damaged; delete its folder") from error
+    if any(len(row) < 2 for row in rows):
+        raise UserError(f"{path}: damaged; delete its folder")
+    return rows
+
+
+def escape(text: str) -> str:
+    """Return text as `write_csv` writes it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def save_figure(figure: Any, path: str | os.PathLike) -> None:

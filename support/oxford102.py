@@ -10,6 +10,7 @@ from pathlib import Path
 from support.arguments import UserError
 from support.imagenet_weights import network_timeout
 
+NUM_CATEGORIES = 102
 Labeled = tuple[str, str, int]  # split, path, label from 0
 
 

@@ -1,7 +1,11 @@
-"""A folder of append-only files of fixed-size records: key, float16 values, checksum."""
+"""A folder of append-only files of fixed-size records: key, float16 values, checksum.
+
+Also the folder where they are stored by default.
+"""
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import platformdirs
 
 from support.arguments import UserError
 
@@ -150,3 +155,12 @@ def _records(path: Path, size: int) -> Iterator[bytes]:
 
 def _checksum(record: bytes) -> bytes:
     return zlib.crc32(memoryview(record)[:-4]).to_bytes(4, "little")
+
+
+def default_cache_folder() -> Path:
+    """Return `image-classifier` in the user's cache folder, or in /tmp for a user without home."""
+    try:
+        folder = platformdirs.user_cache_path("image-classifier", appauthor=False)
+    except RuntimeError:  # from newer versions of platformdirs; older ones return "~/.cache"
+        folder = Path()
+    return folder if folder.is_absolute() else Path(tempfile.gettempdir(), "image-classifier")

@@ -132,8 +132,13 @@ def _csv_rows(result: Result) -> str:
 
 
 def print_results(results: Iterable[Result], kind: str) -> Iterator[Result]:
-    """Print each result to standard output as soon as it comes, and yield it."""
+    """Print each result to standard output as soon as it comes, and yield it.
+
+    All but a table is written with the bytes that an output file would have.
+    """
     is_first = True
+    if kind != "table" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(**BYTES_PRESERVED)
     sys.stdout.write(HEADERS.get(kind, ""))
     for result in results:
         sys.stdout.write(format_result(result, kind, is_first))

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from support.arguments import UserError, warn
-from support.files import load_torch, save_torch
+from support.arguments import UserError, shorten, warn
+from support.files import escape, load_torch, read_csv, save_torch, write_csv
 
+INPUTS_FILE = "images.csv"
 SAVE_INTERVAL = 2  # seconds at least between two states that are written
 
 
@@ -21,6 +22,7 @@ class UnfinishedRun:
     Args:
         checkpoint: the file that the training will write.
         arguments: those of the command line.
+        inputs: what the training learns from: path of a file -> description of its content.
         resume: continue from the folder if it exists; otherwise its content is replaced.
 
     Raises:
@@ -28,7 +30,13 @@ class UnfinishedRun:
             damaged; or the folder cannot be made.
     """
 
-    def __init__(self, checkpoint: Path, arguments: dict[str, Any], resume: bool):
+    def __init__(
+        self,
+        checkpoint: Path,
+        arguments: dict[str, Any],
+        inputs: dict[str, str],
+        resume: bool,
+    ):
         self.folder = checkpoint.with_name(f"{checkpoint.name}.unfinished")
         self.path = self.folder / "state.pth"
         self.arguments, self.inputs_digest = arguments | {"resume": None}, ""
@@ -41,10 +49,13 @@ class UnfinishedRun:
             if not isinstance(self.content, dict) or "arguments" not in self.content:
                 raise UserError(f"{self.path}: not the {kind}; delete it")
             self._check_arguments(self.content["arguments"])
+            self._check_inputs(inputs)
             return
         if resume:
             warn(f"--resume: nothing to resume in {self.folder}: starting from the beginning")
         self.remove()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_csv(self.folder / INPUTS_FILE, inputs.items())
         self.save(None)
 
     def _check_arguments(self, previous: dict[str, Any]) -> None:
@@ -54,6 +65,22 @@ class UnfinishedRun:
                     f"--resume: the interrupted run had --{name} {previous.get(name)}, not "
                     f"{value}; type that, or leave out --resume to start from the beginning"
                 )
+
+    def _check_inputs(self, inputs: dict[str, str]) -> None:
+        """Raise UserError if files have come, gone or changed since the interrupted run."""
+        previous = {row[0]: row[1] for row in read_csv(self.folder / INPUTS_FILE)}
+        inputs = {escape(path): escape(text) for path, text in inputs.items()}
+        differences = [f"{path} is gone" for path in previous if path not in inputs]
+        differences += [f"{path} is new" for path in inputs if path not in previous]
+        for path, text in inputs.items():
+            if previous.get(path, text) != text:
+                differences.append(f"{path} has changed")
+        if differences:
+            raise UserError(
+                f"--resume: {len(differences)} images differ from those of the interrupted run: "
+                f"{shorten(differences)}; undo this, or leave out --resume to start from the "
+                "beginning"
+            )
 
     def save(self, state: dict[str, Any] | None) -> None:
         """Write the state, unless that was done SAVE_INTERVAL ago; None: no epoch is complete."""
@@ -77,8 +104,8 @@ class UnfinishedRun:
             return None
         if self.content["features"] != inputs_digest:
             raise UserError(
-                "--resume: the images have changed since the interrupted run; leave out --resume "
-                "to start from the beginning"
+                "--resume: other images can be read than in the interrupted run; leave out "
+                "--resume to start from the beginning"
             )
         return self.content["state"]
 

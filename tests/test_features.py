@@ -5,19 +5,16 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import (
-    ROOT,
-    TIMEOUT,
     all_images,
     backbone_of,
     draw,
     extract,
+    load_views,
     not_root,
     views_of,
 )
@@ -26,7 +23,6 @@ from torchvision.models import VGG16_Weights
 
 import features
 import utils
-from data_check import check_files
 from model import Backbone
 from support.arguments import UserError
 from support.devices import select_precision
@@ -84,7 +80,7 @@ def test_features_are_those_of_the_views(images, tmp_path):
     assert extracted.shape == (6, 6, 48) and extracted.dtype == torch.float32
     for row, (path, number, _) in zip(extracted, views, strict=True):
         if number:
-            [view] = utils.load_views(str(images), path, [number])
+            [view] = load_views(images, path, [number])
             image = utils.normalize(view[None])[0]
         else:
             image = transform(Image.open(images / path))
@@ -103,7 +99,7 @@ def test_maps_are_the_input_of_the_last_block(images, tmp_path):
     maps = extracted.maps(torch.tensor([2, 0]))
     assert maps.shape == (2, 8, 28, 28) and maps.dtype == torch.float32
     for actual, (path, number, _) in zip(maps, (views[2], views[0]), strict=True):
-        inputs = utils.normalize(utils.load_views(str(images), path, [number]))
+        inputs = utils.normalize(load_views(images, path, [number]))
         expected = backbone.features[:7](inputs)[0]
         torch.testing.assert_close(actual, expected, rtol=2e-3, atol=1e-5)
     without_maps = values(extract_tiny(images, views, tmp_path))
@@ -183,12 +179,11 @@ def test_a_broken_image_is_reported_and_changes_no_other(own_images, tmp_path):
 
 def test_the_views_of_train_come_first(own_images):
     data = utils.read_data_folder(own_images)
-    versions = check_files(data).versions
-    views = features.list_views(data, 2, versions)
+    views = features.list_views(data, 2)
     expected = [(path, number) for path in data.paths["train"] for number in (0, 1)]
     expected += [(path, 0) for split in ("valid", "test") for path in data.paths[split]]
     assert [(path, number) for path, number, _ in views] == expected
-    assert all(view.version == versions[view.path] for view in views)
+    assert all(view.digest == data.digests[view.path] for view in views)
 
 
 # ---------------------------------------------------------------- what is cached
@@ -207,30 +202,76 @@ def test_the_second_call_computes_nothing(images, tmp_path, computed, monkeypatc
     assert sum(computed) == 11
 
 
+def overwrite(path: Path) -> None:
+    """Write another image, of the same size in bytes and time."""
+    status = path.stat()
+    draw(3, 99).save(path)
+    content = path.read_bytes()[: status.st_size]
+    path.write_bytes(content + bytes(status.st_size - len(content)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 CHANGES = {
-    "content": lambda path: draw(3, 99).save(path),
-    "time": lambda path: os.utime(path, ns=(0, path.stat().st_mtime_ns + 1)),
+    "overwritten": overwrite,
+    "touched": lambda path: path.touch(),
     "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_only_a_changed_image_is_computed_again(own_images, tmp_path, computed, change):
+def test_only_an_image_with_other_content_is_computed_again(own_images, tmp_path, computed, change):
     views = two_views(own_images)
     before = values(extract_tiny(own_images, views, tmp_path / "cache"))
     assert sum(computed) == len(views)
     computed.clear()
-    path, status = own_images / views[4].path, (own_images / views[4].path).stat()
-    CHANGES[change](path)
-    if change == "longer":  # its size alone has to show it
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    CHANGES[change](own_images / views[4].path)
     views = two_views(own_images)
     after = values(extract_tiny(own_images, views, tmp_path / "cache"))
-    assert sum(computed) == 2
+    assert sum(computed) == (0 if change == "touched" else 2)
     assert torch.equal(after[:4], before[:4]) and torch.equal(after[6:], before[6:])
-    assert torch.equal(after[4:6], before[4:6]) == (change != "content")
+    assert torch.equal(after[4], before[4]) == (change != "overwritten")
     fresh = values(extract_tiny(own_images, views, tmp_path / "fresh"))
     assert torch.equal(after, fresh)
+
+
+def test_a_moved_copied_or_renamed_image_is_not_computed_again(own_images, tmp_path, computed):
+    paths = all_images(own_images)
+    before = values(extract_tiny(own_images, two_views(own_images), tmp_path / "cache"))
+    computed.clear()
+    moved = shutil.copytree(own_images, tmp_path / "moved")
+    (moved / paths[1]).rename(moved / "train" / "b" / "renamed.png")
+    names = [path if path != paths[1] else "train/b/renamed.png" for path in paths]
+    views = views_of(moved, names, (0, 1))
+    assert torch.equal(values(extract_tiny(moved, views, tmp_path / "cache")), before)
+    assert not computed
+
+
+def test_equal_images_share_their_features(own_images, tmp_path, computed):
+    paths = all_images(own_images)
+    shutil.copy(own_images / paths[0], own_images / "test" / "b" / "copy.jpg")
+    (own_images / paths[1]).write_text("not an image")
+    shutil.copy(own_images / paths[1], own_images / "test" / "b" / "not an image")
+    extracted = extract_tiny(
+        own_images,
+        views_of(own_images, [*paths, "test/b/copy.jpg", "test/b/not an image"]),
+        tmp_path,
+    )
+    assert sum(computed) == len(paths) - 1
+    assert set(extracted.failures) == {paths[1], "test/b/not an image"}
+    for path, reason in extracted.failures.items():
+        assert reason.startswith(f"{own_images}/{path}: not an image")
+    failed = extracted.is_decoded().logical_not().nonzero()[:, 0].tolist()
+    assert failed == [1, len(paths) + 1]
+    first, copy = extracted[torch.tensor([0, len(paths)])]
+    assert torch.equal(first, copy)
+
+
+def test_an_image_that_changes_after_the_start_is_left_out(own_images, tmp_path):
+    views = two_views(own_images)
+    draw(3, 99).save(own_images / views[0].path)
+    extracted = extract_tiny(own_images, views, tmp_path)
+    assert list(extracted.failures) == [views[0].path]
+    assert "has changed since the start" in extracted.failures[views[0].path]
 
 
 def test_only_an_added_image_is_computed(own_images, tmp_path, computed):
@@ -268,14 +309,6 @@ def test_each_setting_has_its_own_features(images, tmp_path, computed, setting):
     again = extract_tiny(images, views, tmp_path)
     assert again.digest == first.digest and torch.equal(values(again), values(first))
     assert sum(computed) == 4
-
-
-def test_each_data_folder_has_its_own_features(images, tmp_path, computed):
-    views = two_views(images)[:4]
-    extract_tiny(images, views, tmp_path / "cache")
-    shutil.copytree(images, tmp_path / "copy")
-    extract_tiny(tmp_path / "copy", views, tmp_path / "cache")
-    assert sum(computed) == 8
 
 
 def test_a_damaged_record_is_computed_again(images, tmp_path, computed):
@@ -346,39 +379,3 @@ def test_a_cache_that_cannot_be_written_is_named(images, tmp_path, locked_folder
 def test_the_time_of_a_view_is_measured(images):
     paths = all_images(images)[:3]
     assert features.seconds_per_view("tiny", str(images), paths, features.Settings()) > 0
-
-
-# ---------------------------------------------------------------- the cache folder
-
-
-def test_the_cache_is_in_the_users_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert features.default_cache_folder().parent == tmp_path
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert features.default_cache_folder().parent == tmp_path / "home" / ".cache"
-
-
-def test_a_user_without_home_has_a_cache_folder(monkeypatch, call):
-    """As in a container whose user has no entry in /etc/passwd."""
-    pwd = pytest.importorskip("pwd", reason="this system has no /etc/passwd")
-
-    def no_entry(user):
-        raise KeyError(f"uid not found: {user}")
-
-    monkeypatch.setattr(pwd, "getpwuid", no_entry)
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.delenv("HOME", raising=False)
-    folder = features.default_cache_folder()
-    assert folder.is_absolute() and folder.name == "image-classifier"
-    done = call("train.py", "--help")
-    assert done.returncode == 0 and str(folder) in done.stdout
-
-
-def test_help_needs_no_home():
-    env = {name: value for name, value in os.environ.items() if name not in ("HOME", "USERPROFILE")}
-    del env["XDG_CACHE_HOME"]
-    command = [sys.executable, str(ROOT / "train.py"), "--help"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.returncode == 0 and done.stderr == ""
-    assert "usage: train.py" in done.stdout

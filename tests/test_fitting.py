@@ -16,6 +16,7 @@ from conftest import (
     backbone_of,
     draw,
     extract,
+    load_views,
     same_bits,
     views_of,
 )
@@ -25,12 +26,11 @@ from torch.nn.functional import cross_entropy
 import fitting
 import train
 import utils
-from data_check import check_files
 from features import Features, list_views
 from fitting import Samples
 from model import REGIONS, Backbone, Head
 from support.arguments import UserError
-from support.metrics import metrics
+from support.metrics import fit_temperature, metrics
 from support.record_store import KEY_BYTES, RecordStore
 
 
@@ -131,32 +131,31 @@ def test_features_are_standardized_by_the_training_rows(made_up):
     torch.testing.assert_close(head.std, values.std(0, correction=0))
 
 
-def test_the_head_has_the_weights_of_the_best_epoch(made_up):
+def test_the_head_has_the_weights_of_the_last_epoch(made_up):
     features, labels, _ = made_up
     rows, reported = torch.arange(40), []
     incorrect = (labels + 1) % 3  # the more is learned, the fewer of these are predicted
     both = torch.cat([labels[:20], incorrect[20:]])
 
-    def on_epoch(row, is_best, state):
-        reported.append((row, is_best))
+    def on_epoch(row, state):
+        reported.append(row)
 
     head, history = fit(
         made_up, rows[:20], rows[20:], both, epochs=30, batch_size=30, on_epoch=on_epoch
     )
     assert [row["epoch"] for row in history] == list(range(1, 31))
-    assert [row for row, _ in reported] == history
-    best = max(history, key=lambda row: (row["valid_accuracy"], -row["valid_loss"]))
-    assert best["valid_accuracy"] > history[-1]["valid_accuracy"]
-    assert [row for row, is_best in reported if is_best][-1] == best
+    assert reported == history
+    last = history[-1]
+    assert max(row["valid_accuracy"] for row in history) > last["valid_accuracy"]
     measured = evaluate(head, features, both, rows[20:])
-    assert (measured["loss"], measured["accuracy"]) == (best["valid_loss"], best["valid_accuracy"])
+    assert (measured["loss"], measured["accuracy"]) == (last["valid_loss"], last["valid_accuracy"])
     assert not head.training
 
 
 def save_in(folder):
     """Return an `on_epoch` that writes each epoch's state into its own file."""
 
-    def on_epoch(row, is_best, state):
+    def on_epoch(row, state):
         torch.save(state, folder / f"{row['epoch']}.pth")
 
     return on_epoch
@@ -217,7 +216,7 @@ def test_each_row_has_the_label_and_split_of_its_image(tiny, own_images, tmp_pat
     for name in ("train/b/train_0.jpg", "valid/a/valid_0.jpg"):
         (own_images / name).write_text("no image")
     data = utils.read_data_folder(own_images)
-    views = list_views(data, 3, check_files(data).versions)
+    views = list_views(data, 3)
     features = extract(own_images, views, tmp_path, backbone_of(tiny))
     samples = fitting.label_features(features, data, 3)
     assert samples.features is features
@@ -245,31 +244,12 @@ def test_the_temperature_comes_from_valid_and_the_metrics_from_test(made_up):
     with torch.inference_mode():
         logits = head(made_up.values).mean(1)
     valid, test = logits[rows["valid"]], logits[rows["test"]]
-    assert temperature == fitting.fit_temperature(valid, made_up.labels[rows["valid"]]) != 1
+    assert temperature == fit_temperature(valid, made_up.labels[rows["valid"]]) != 1
     torch.testing.assert_close(probs, (test / temperature).softmax(1))
     labels = made_up.labels[rows["test"]]
     expected = {f"test_{k}": v for k, v in metrics(test / temperature, labels).items()}
     expected["test_ece_without_temperature"] = metrics(test, labels)["ece"]
     assert measured == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_temperature_calibrates_the_probabilities():
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(4000, 5, generator=generator)
-    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    for factor in (0.5, 1.0, 3.0):  # underconfident, calibrated, overconfident
-        temperature = fitting.fit_temperature(logits * factor, labels)
-        assert temperature == pytest.approx(factor, rel=0.1)
-        measured = metrics(logits * factor / temperature, labels)
-        assert measured["ece"] < 0.03
-        assert measured["accuracy"] == metrics(logits, labels)["accuracy"]
-    assert metrics(logits * 3, labels)["ece"] > 0.05
-
-
-def test_the_temperature_stays_within_its_limits():
-    logits = torch.eye(3)
-    assert fitting.fit_temperature(logits, torch.tensor([0, 1, 2])) == min(fitting.TEMPERATURES)
-    assert fitting.fit_temperature(logits, torch.tensor([1, 2, 0])) == max(fitting.TEMPERATURES)
 
 
 # ---------------------------------------------------------------- fine-tuning, on small images
@@ -287,7 +267,7 @@ class Tunable(NamedTuple):
 @pytest.fixture
 def tunable(tiny, images, tmp_path) -> Tunable:
     backbone, data = backbone_of(tiny), utils.read_data_folder(images)
-    views = list_views(data, 1, check_files(data).versions)
+    views = list_views(data, 1)
     features = extract(images, views, tmp_path, backbone, maps=True)
     samples = fitting.label_features(features, data, 1)
     torch.manual_seed(0)
@@ -320,15 +300,16 @@ def test_fine_tuning_trains_the_last_block_and_the_head_alone(tunable, images):
     assert not any(parameter.requires_grad for parameter in tunable.backbone.parameters())
     # What was measured on stored maps holds for images as well, and for the features returned.
     data, rows = utils.read_data_folder(images), samples.rows["valid"]
-    views = [utils.load_views(str(images), path, [0]) for path in data.paths["valid"]]
+    views = [load_views(images, path, [0]) for path in data.paths["valid"]]
     with torch.inference_mode():
         logits = tunable.head(tunable.backbone(utils.normalize(torch.cat(views)))).mean(1)
     of_images = metrics(logits, torch.tensor(data.labels["valid"]))
     of_features = evaluate(tunable.head, samples.features, samples.labels, rows)
-    best = max(history, key=fitting.epoch_quality)
+    last = fitting.used_epoch(history, 1)
+    assert last is history[-1]
     for measured in (of_images, of_features):
-        assert measured["accuracy"] == best["valid_accuracy"]
-        assert measured["loss"] == pytest.approx(best["valid_loss"], rel=0.01)
+        assert measured["accuracy"] == last["valid_accuracy"]
+        assert measured["loss"] == pytest.approx(last["valid_loss"], rel=0.01)
 
 
 def test_fine_tuning_resumes_to_the_same_bits(tunable, tmp_path):

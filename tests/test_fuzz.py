@@ -139,6 +139,7 @@ def checkpoint_bytes(**options) -> bytes:
     """Return the file of a checkpoint whose tensors are too small, which is noticed last."""
     content = {"format_version": model.FORMAT_VERSION, "arch": "tiny", "hidden_units": 2}
     content |= {"num_outputs": 3, "dropout": 0.5, "class_to_idx": {"a": 0, "b": 1}}
+    content["names"] = {"a": "rose", "b": "ひ"}
     content |= {"means": utils.MEANS, "stds": utils.STDS, "image_size": utils.CROP}
     content |= {"temperature": 1.5, "epoch": 1, "metrics": {"loss": 0.5}, "arguments": {"x": None}}
     content["state_dict"] = {"head.mean": torch.zeros(3), "backbone.features.0.bias": torch.ones(2)}

@@ -9,10 +9,13 @@ import torch
 
 from support.metrics import (
     CALIBRATION_BINS,
+    TEMPERATURES,
+    USUAL_TEMPERATURE,
     calibration_bins,
     calibration_error,
     category_metrics,
     confusion_counts,
+    fit_temperature,
     format_evaluation,
     metrics,
 )
@@ -161,3 +164,31 @@ def test_an_evaluation_of_probabilities_that_are_0_is_finite():
         warnings.simplefilter("error")
         lines = format_evaluation([[1.0, 0.0], [1.0, 0.0]], [0, 1], ["a", "b"])
     assert "accuracy 50.0%" in lines[0] and "nan" not in lines[0]
+
+
+def test_the_temperature_calibrates_the_probabilities():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4000, 5, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    for factor in (0.5, 1.0, 3.0):  # underconfident, calibrated, overconfident
+        temperature = fit_temperature(logits * factor, labels)
+        assert temperature == pytest.approx(factor, rel=0.1)
+        measured = metrics(logits * factor / temperature, labels)
+        assert measured["ece"] < 0.03
+        assert measured["accuracy"] == metrics(logits, labels)["accuracy"]
+    assert metrics(logits * 3, labels)["ece"] > 0.05
+
+
+def test_the_temperature_stays_within_its_limits():
+    logits, labels = torch.eye(3).repeat(1000, 1), torch.arange(3).repeat(1000)
+    assert fit_temperature(logits, labels) == min(TEMPERATURES)
+    assert fit_temperature(logits, (labels + 1) % 3) == max(TEMPERATURES)
+
+
+def test_few_images_move_the_temperature_little():
+    logits, labels = 5 * torch.eye(3), torch.arange(3)
+    temperatures = [fit_temperature(logits[:n], labels[:n]) for n in range(4)]
+    assert temperatures[0] == pytest.approx(USUAL_TEMPERATURE, rel=0.03)
+    assert temperatures == sorted(temperatures, reverse=True) and temperatures[-1] > 0.3
+    incorrect = [fit_temperature(logits[:n], (labels[:n] + 1) % 3) for n in range(4)]
+    assert incorrect == sorted(incorrect) and incorrect[1] > USUAL_TEMPERATURE

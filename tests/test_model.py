@@ -347,6 +347,7 @@ def saved(tmp_path_factory):
         stds=[0.4, 0.5, 0.6],
         image_size=224,
         temperature=0.75,
+        names={"1": "rose", "10": "10", "2": "ひ \udcff"},
         history={"epoch": 2, "metrics": {"valid_accuracy": 0.5}, "arguments": {"seed": 1}},
     )
     path = tmp_path_factory.mktemp("saved") / "new folder" / "checkpoint.pth"
@@ -361,7 +362,16 @@ def test_a_loaded_checkpoint_gives_the_same_logits(saved):
     with torch.inference_mode():
         assert torch.equal(loaded(images), classifier(images))
     assert loaded(images).shape == (2, 3)
-    for name in ("arch", "class_to_idx", "means", "stds", "image_size", "temperature", "history"):
+    for name in (
+        "arch",
+        "class_to_idx",
+        "means",
+        "stds",
+        "image_size",
+        "temperature",
+        "names",
+        "history",
+    ):
         assert getattr(loaded, name) == getattr(classifier, name)
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
 
@@ -380,6 +390,7 @@ def test_a_checkpoint_holds_plain_types_under_the_documented_names(saved):
         "stds": [0.4, 0.5, 0.6],
         "image_size": 224,
         "temperature": 0.75,
+        "names": {"1": "rose", "10": "10", "2": "ひ \udcff"},
         "epoch": 2,
         "metrics": {"valid_accuracy": 0.5},
         "arguments": {"seed": 1},
@@ -440,7 +451,7 @@ def test_a_checkpoint_of_version_4_predicts_as_it_always_did(tmp_path):
     path.unlink()  # 38 MB
     expected = torch.tensor([[0.85136, 0.01054, 0.13810], [0.89381, 0.00355, 0.10264]])
     torch.testing.assert_close(probs, expected, rtol=0, atol=1e-4)
-    assert loaded.categories == ["1", "10", "2"]
+    assert loaded.categories == ["1", "10", "2"] and loaded.names == {}
     assert loaded.history["epoch"] == 7 and loaded.history["arguments"]["seed"] == 0
 
 
@@ -469,7 +480,9 @@ INVALID_VALUES = {
         {"1": False, "10": True, "2": 2},
         {"1": 0, "10": 1, "2": "2"},
         {str(number): number for number in range(5)},  # there are 4 outputs
+        {"1": 0, "10": 1, "\ud800": 2},
     ],
+    "names": [None, [], {"3": "rose"}, {"1": 5}, {"1": None}, {1: "rose"}, {"1": "\ud800"}],
     "hidden_units": [7, 0, -6, 6.0, 10**30, "6", None],
     "num_outputs": [5, 0, 2, "4", None],
     "dropout": [5, -0.1, math.nan, "0.5", None, [0.5]],
@@ -489,7 +502,7 @@ INVALID_VALUES = {
     "format_version": [None, "3", 3.0, math.nan, [3]],
     "epoch": [],
     "metrics": [],
-    "arguments": [],
+    "arguments": [None, [], "seed"],
 }
 for name, values in INVALID_VALUES.items():
     word = "not a" if name == "format_version" else "damaged"

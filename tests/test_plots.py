@@ -136,14 +136,14 @@ def test_neither_a_display_nor_torch_nor_another_room_is_needed(tmp_path):
 
 
 @pytest.mark.parametrize("epochs", [1, 3, 100])
-def test_learning_curves_show_the_history_and_mark_the_best_epoch(look, epochs):
+def test_learning_curves_show_the_history_and_mark_the_epoch_used(look, epochs):
     rng = np.random.default_rng(0)
     history = HISTORY[:epochs] if epochs < 100 else []
     for epoch in range(1, epochs + 1 if not history else 1):
         row = dict(zip(list(HISTORY[0])[1:], rng.random(3).tolist(), strict=True))
         history.append({"epoch": epoch} | row)
-    best = max(1, epochs - 1)
-    figure = plots.learning_curves(history, best)
+    used = max(1, epochs - 1)
+    figure = plots.learning_curves(history, used)
     _, texts = look(figure)
     loss, accuracy = figure.axes
     columns = {key: [row[key] for row in history] for key in history[0]}
@@ -155,18 +155,18 @@ def test_learning_curves_show_the_history_and_mark_the_best_epoch(look, epochs):
         assert list(line.get_xdata()) == columns["epoch"]
         assert list(line.get_ydata()) == columns[key]
     for ax, names in ((loss, ["train, labels smoothed", "valid"]), (accuracy, ["valid"])):
-        assert list(ax.lines[-1].get_xdata()) == [best, best]
+        assert list(ax.lines[-1].get_xdata()) == [used, used]
         legend = [text.get_text() for text in ax.get_legend().get_texts()]
-        assert legend == [*names, f"best epoch: {best}"]
+        assert legend == [*names, f"used: epoch {used}"]
         low, high = ax.get_ylim()
         assert all(low <= y <= high for line in ax.lines[:-1] for y in line.get_ydata())
         assert ax.get_xlim()[0] < 1 and epochs < ax.get_xlim()[1]
     ticks = [text for text in texts if text.isdigit()]
     assert ticks and all(1 <= int(text) <= epochs or text == "0" for text in ticks)
-    assert f"{columns['valid_accuracy'][best - 1]:.1%}" in accuracy.get_title()
+    assert f"{columns['valid_accuracy'][used - 1]:.1%}" in accuracy.get_title()
 
 
-def test_a_best_epoch_that_is_not_in_the_history_is_an_error():
+def test_an_epoch_used_that_is_not_in_the_history_is_an_error():
     with pytest.raises(ValueError):
         plots.learning_curves(HISTORY, 4)
 

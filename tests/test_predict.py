@@ -37,10 +37,9 @@ import plots
 import predict
 import train
 import utils
-from model import Classifier, Head, heat_map, load_checkpoint
+from model import Classifier, Head, load_checkpoint
 from support.arguments import UserError
 from support.devices import select_precision
-from support.files import save_figure
 from support.results import FORMATS
 
 TEST_IMAGE = "test/2/test_0.jpg"
@@ -76,6 +75,7 @@ def predict_image(call, checkpoint, images):
         fixed = {"--input": images / image, "--checkpoint": checkpoint} | changes
         return call("predict.py", *(word for pair in fixed.items() for word in pair), *flags)
 
+    with_flags.image = images / TEST_IMAGE
     return with_flags
 
 
@@ -122,70 +122,6 @@ def test_the_script_prints_a_table(trained, images):
     assert all(name == oxford.get(category, category) for _, _, name, category in rows)
 
 
-def test_in_another_folder_the_default_names_may_be_missing(
-    predict_image, images, tmp_path, monkeypatch
-):
-    shutil.copy(images / "test/10/test_0.jpg", tmp_path / "an image.jpg")
-    monkeypatch.chdir(tmp_path)
-    done = predict_image("--top_k", 4, **{"--input": "an image.jpg"})
-    assert done.returncode == 0 and done.stderr == ""
-    assert {(name, category) for _, _, name, category in table_rows(done.stdout)} == {
-        (category, category) for category in CATEGORIES
-    }
-
-
-def test_one_category_is_the_default(predict_image):
-    assert len(table_rows(predict_image().stdout)) == 1
-
-
-def test_a_top_k_above_the_number_of_categories_gives_all(predict_image):
-    rows = table_rows(predict_image("--top_k", 10**6).stdout)
-    assert sorted(category for *_, category in rows) == sorted(CATEGORIES)
-    assert sum(percent for _, percent, *_ in rows) == pytest.approx(100, abs=0.3)
-
-
-# ---------------------------------------------------------------- figures
-
-
-@pytest.mark.parametrize("top_k", [1, 4])
-def test_a_plot_and_a_heat_map_are_drawn(predict_image, tmp_path, top_k):
-    plot, heat = tmp_path / "plot.png", tmp_path / "heat.jpg"
-    done = predict_image("--top_k", top_k, "--plot", plot, "--heatmap", heat)
-    assert done.returncode == 0 and done.stdout == predict_image("--top_k", top_k).stdout
-    for path, kind in ((plot, "PNG"), (heat, "JPEG")):
-        with Image.open(path) as image:
-            assert image.format == kind and min(image.size) > 300
-            assert len(image.convert("RGB").getcolors(10**7)) > 100
-
-
-def test_the_heat_map_is_of_the_most_likely_category(checkpoint, images, predict_image, tmp_path):
-    view = utils.plain_view(utils.load_image(images / TEST_IMAGE))
-    model = load_checkpoint(checkpoint)
-    model.backbone.to(select_precision(torch.device("cpu")))
-    [[best]] = predict.predict(model, [images / TEST_IMAGE], names=utils.load_category_names())
-    heat = heat_map(model, view, best.category)
-    other = next(category for category in CATEGORIES if category != best.category)
-    assert not torch.equal(heat, heat_map(model, view, other))
-    done = predict_image("--top_k", 3, "--heatmap", tmp_path / "actual.png")
-    assert done.returncode == 0
-    figure = plots.heat_map(view.permute(1, 2, 0).numpy(), heat.numpy(), best.name)
-    save_figure(figure, tmp_path / "expected.png")
-    actual, expected = (
-        np.asarray(Image.open(tmp_path / name).convert("RGB"), int)
-        for name in ("actual.png", "expected.png")
-    )
-    assert np.abs(actual - expected).max() <= 8  # layers in channels_last round differently
-
-
-@pytest.mark.parametrize("flag", ["--plot", "--heatmap"])
-@pytest.mark.parametrize("name", ["no folder/a.png", "a.what", "folder.png"])
-def test_a_figure_that_cannot_be_written_is_reported(predict_image, tmp_path, flag, name):
-    (tmp_path / "folder.png").mkdir()
-    done = predict_image(flag, tmp_path / name)
-    assert_error(done, tmp_path / name)
-    assert len(table_rows(done.stdout)) == 1  # the prediction was printed before
-
-
 # ---------------------------------------------------------------- names
 
 
@@ -201,6 +137,95 @@ def test_names_follow_from_the_category_folder(predict_image, names_file, catego
         ("x y", "x y"),
     }
     assert rows[0][3] == category
+
+
+def names_in(done) -> dict[str, str]:
+    assert done.returncode == 0, done.stderr
+    return {category: name for _, _, name, category in table_rows(done.stdout)}
+
+
+def changed_checkpoint(checkpoint, path, **changes) -> Path:
+    """Write a copy of a checkpoint with other values; a value of None removes it."""
+    content = torch.load(checkpoint, weights_only=True) | changes
+    torch.save({key: value for key, value in content.items() if value is not None}, path)
+    return path
+
+
+def test_names_travel_with_the_checkpoint(predict_image, checkpoint, tmp_path, monkeypatch):
+    oxford = utils.load_category_names(ROOT / "cat_to_name.json")  # the default, at training
+    expected = {category: oxford.get(category, category) for category in CATEGORIES}
+    monkeypatch.chdir(tmp_path)
+    done = predict_image("--top_k", 4)
+    assert names_in(done) == expected and done.stderr == ""
+    (tmp_path / "cat_to_name.json").write_text('{"1": "rose"}')  # of something else
+    assert names_in(predict_image("--top_k", 4)) == expected
+    [ranked] = predict.predict(load_checkpoint(checkpoint), [predict_image.image], top_k=4)
+    assert {p.category: p.name for p in ranked} == expected
+
+
+def test_the_default_names_serve_a_checkpoint_of_version_4_alone(
+    predict_image, checkpoint, tmp_path, monkeypatch
+):
+    old = changed_checkpoint(checkpoint, tmp_path / "old.pth", format_version=4, names=None)
+    monkeypatch.chdir(tmp_path)
+    done = predict_image("--top_k", 4, **{"--checkpoint": old})
+    assert names_in(done) == {category: category for category in CATEGORIES}
+    assert done.stderr == ""
+    (tmp_path / "cat_to_name.json").write_text('{"1": "rose"}')
+    done = predict_image("--top_k", 4, **{"--checkpoint": old})
+    assert names_in(done)["1"] == "rose"
+    assert done.stderr == f"warning: {old} has no names of categories: used cat_to_name.json\n"
+    assert predict_image("--quiet", **{"--checkpoint": old}).stderr == ""
+
+
+def test_equal_names_are_distinguished_in_figures(predict_image, checkpoint, tmp_path, monkeypatch):
+    bars, maps = [], []
+    real_bars, real_map = plots.prediction_bars, plots.heat_map
+    monkeypatch.setattr(plots, "prediction_bars", lambda *a: bars.append(a[1]) or real_bars(*a))
+    monkeypatch.setattr(plots, "heat_map", lambda *a: maps.append(a[2]) or real_map(*a))
+    names = dict.fromkeys(CATEGORIES, "rose")
+    same = changed_checkpoint(checkpoint, tmp_path / "same.pth", names=names)
+    figures = ("--plot", tmp_path / "a.png", "--heatmap", tmp_path / "b.png")
+    done = predict_image(*figures, **{"--checkpoint": same})
+    assert done.returncode == 0, done.stderr
+    assert sorted(bars[0]) == [f"rose ({category})" for category in CATEGORIES]
+    assert maps == [bars[0][0]]
+
+
+def test_a_name_that_no_encoding_can_write_is_replaced(predict_images, photos, tmp_path):
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps(dict.fromkeys(CATEGORIES, "\ud800 ä")))
+    path = tmp_path / "out.csv"
+    done = predict_images(
+        "--category_names", names, "--output", path, inputs=[photos / "copy of 0"]
+    )
+    assert done.returncode == 0, done.stderr
+    assert parse_results(path.read_text(encoding="utf-8"), "csv")[0]["predictions"][0]["name"] == (
+        "\ufffd ä"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_the_bytes_of_standard_output_are_those_of_a_file(trained, images, tmp_path, encoding):
+    """Whatever the locale is, and also where the name of a file is not text."""
+    path, folder = tmp_path / "out.csv", tmp_path / "photos"
+    folder.mkdir()
+    for name in ("ä 日本.jpg", os.fsdecode(b"no text \xff.jpg")):
+        shutil.copy(images / TEST_IMAGE, folder / name)
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps(dict.fromkeys(CATEGORIES, "Gänseblümchen ひ")))
+    flags = ("--input", folder, "--checkpoint", trained.checkpoint, "--category_names", names)
+    flags += ("--format", "csv", "--output", path, "--quiet")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "predict.py"), *map(str, flags)],
+        env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        timeout=TIMEOUT,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == path.read_bytes()
+    assert "ä 日本.jpg".encode() in done.stdout and b"no text \xff.jpg" in done.stdout
+    assert "Gänseblümchen ひ".encode() in done.stdout
 
 
 def test_a_missing_file_of_names_is_an_error(predict_image):
@@ -317,14 +342,17 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
     assert list(utils.find_images([str(tmp_path / "a[1].jpg")])) == [str(tmp_path / "a[1].jpg")]
 
 
-def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path):
+def test_links_are_followed_but_not_in_a_circle(tmp_path):
     (tmp_path / "a").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "z").touch()
     (tmp_path / "a" / "x").touch()
     (tmp_path / "a" / "circle").symlink_to(tmp_path)
-    (tmp_path / "a" / "y").symlink_to("x")
+    (tmp_path / "a" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "a" / "missing").symlink_to("nothing")
-    names = [Path(path).name for path in utils.find_images([str(tmp_path)])]
-    assert names == ["missing", "x", "y"]
+    (tmp_path / "a" / "y").symlink_to("x")
+    names = [Path(path).name for path in utils.find_images([str(tmp_path / "a")])]
+    assert names == ["z", "z", "missing", "x", "y"]
 
 
 # ---------------------------------------------------------------- many images
@@ -522,6 +550,26 @@ def test_a_checkpoint_is_evaluated_as_after_training(call, checkpoint, images, t
     )
     assert (tmp_path / "confusion.png").stat().st_size > 1000
     assert call("predict.py", *flags, images / "test").stdout == done.stdout
+
+
+def test_the_evaluation_on_a_trainings_own_images_is_warned_of(
+    call, checkpoint, own_images, tmp_path
+):
+    """A data folder without splits has no test folder, so that all of its images are used."""
+    data = tmp_path / "link"
+    data.symlink_to(own_images / "train")
+    content = torch.load(checkpoint, weights_only=True)
+    content |= {"arguments": {"data_dir": str(data)}, "class_to_idx": {"a": 0, "b": 1}}
+    content |= {"names": {}, "num_outputs": 4}
+    torch.save(content, tmp_path / "c.pth")
+    flags = ("--checkpoint", tmp_path / "c.pth", "--evaluate")
+    done = call("predict.py", *flags, own_images / "train")
+    assert done.returncode == 0
+    assert (
+        "train: the checkpoint was trained on it: the reported accuracy will be too" in done.stderr
+    )
+    done = call("predict.py", *flags, own_images / "test")
+    assert done.returncode == 0 and "trained on it" not in done.stderr
 
 
 def test_mistakes_and_sure_predictions_are_counted(call, checkpoint, images, tmp_path):

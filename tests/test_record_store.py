@@ -2,14 +2,16 @@
 
 import itertools
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import not_root
+from conftest import ROOT, TIMEOUT, not_root
 
 from support.arguments import UserError
-from support.record_store import KEY_BYTES, MISSING, RecordStore
+from support.record_store import KEY_BYTES, MISSING, RecordStore, default_cache_folder
 
 FIELDS = {"points": (3, 4), "image": (2, 5, 5)}
 
@@ -145,3 +147,39 @@ def test_a_folder_that_cannot_be_used_is_named_with_the_hint(tmp_path, locked_fo
     store.paths[0].chmod(0)
     with pytest.raises(UserError, match="unreadable: cannot store"), not_root():
         store.find(keys_of(0))
+
+
+# ---------------------------------------------------------------- the cache folder
+
+
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_folder().parent == tmp_path
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert default_cache_folder().parent == tmp_path / "home" / ".cache"
+
+
+def test_a_user_without_home_has_a_cache_folder(monkeypatch, call):
+    """As in a container whose user has no entry in /etc/passwd."""
+    pwd = pytest.importorskip("pwd", reason="this system has no /etc/passwd")
+
+    def no_entry(user):
+        raise KeyError(f"uid not found: {user}")
+
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    folder = default_cache_folder()
+    assert folder.is_absolute() and folder.name == "image-classifier"
+    done = call("train.py", "--help")
+    assert done.returncode == 0 and str(folder) in done.stdout
+
+
+def test_help_needs_no_home():
+    env = {name: value for name, value in os.environ.items() if name not in ("HOME", "USERPROFILE")}
+    del env["XDG_CACHE_HOME"]
+    command = [sys.executable, str(ROOT / "train.py"), "--help"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "usage: train.py" in done.stdout

@@ -2,6 +2,8 @@
 
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ KILLS = int(os.environ.get("KILLS", 0))  # at random epochs, in addition to thos
 # ---------------------------------------------------------------- UnfinishedRun
 
 ARGUMENTS = {"epochs": 3, "seed": 0, "resume": False}
+INPUTS = {"train/a/1.jpg": "train a 17", "line\nbreak \udcff": "train b \udcff 18"}
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def checkpoint(tmp_path) -> Path:
 
 def start_run(checkpoint, changes=None, state=None, inputs="digest", resume=False) -> UnfinishedRun:
     """Begin a run, and save a state of it."""
-    run = UnfinishedRun(checkpoint, ARGUMENTS | (changes or {}), resume)
+    run = UnfinishedRun(checkpoint, ARGUMENTS | (changes or {}), INPUTS, resume)
     run.state_for(inputs)
     run.save(state)
     return run
@@ -42,11 +45,11 @@ def test_a_run_continues_from_its_last_state(checkpoint, monkeypatch):
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
     run = start_run(checkpoint, state={"epoch": 1})
     run.save({"epoch": 2, "tensor": torch.arange(3)})
-    again = UnfinishedRun(checkpoint, ARGUMENTS | {"resume": True}, True)
+    again = UnfinishedRun(checkpoint, ARGUMENTS | {"resume": True}, INPUTS, True)
     state = again.state_for("digest")
     again.save({"epoch": 3})  # replaces the file, but not what was read
     assert state["epoch"] == 2 and state["tensor"].tolist() == [0, 1, 2]
-    assert UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("digest") == {"epoch": 3}
+    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("digest") == {"epoch": 3}
     assert [path.name for path in checkpoint.parent.iterdir()] == ["model.pth.unfinished"]
     again.remove()
     assert not list(checkpoint.parent.iterdir())
@@ -57,47 +60,72 @@ def test_states_are_not_written_more_often_than_the_interval(checkpoint, monkeyp
     run = start_run(checkpoint, state={"epoch": 1})  # at once after the run began
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 10**6)
     run.save({"epoch": 2})
-    assert UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("digest") is None
+    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("digest") is None
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
     run.save({"epoch": 3})
-    assert UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("digest") == {"epoch": 3}
+    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("digest") == {"epoch": 3}
 
 
 def test_before_the_first_epoch_there_is_no_state(checkpoint):
     assert start_run(checkpoint).state_for("digest") is None
-    assert UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("other images") is None
+    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("other images") is None
 
 
 def test_without_resume_a_run_starts_from_the_beginning(checkpoint, monkeypatch):
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
     start_run(checkpoint, state={"epoch": 1})
     (checkpoint.parent / "model.pth.unfinished" / "features").touch()  # of --no_cache
-    run = UnfinishedRun(checkpoint, ARGUMENTS, False)
+    run = UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, False)
     assert run.state_for("digest") is None
-    assert [path.name for path in run.folder.iterdir()] == ["state.pth"]
+    assert sorted(path.name for path in run.folder.iterdir()) == ["images.csv", "state.pth"]
 
 
 def test_other_arguments_are_named(checkpoint):
     start_run(checkpoint)
-    UnfinishedRun(checkpoint, ARGUMENTS, True)
+    UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True)
     with pytest.raises(UserError, match="--resume: .* had --seed 0, not 1; .* leave out --resume"):
-        UnfinishedRun(checkpoint, ARGUMENTS | {"seed": 1}, True)
+        UnfinishedRun(checkpoint, ARGUMENTS | {"seed": 1}, INPUTS, True)
     with pytest.raises(UserError, match="had --added None, not 1"):
-        UnfinishedRun(checkpoint, ARGUMENTS | {"added": 1}, True)
+        UnfinishedRun(checkpoint, ARGUMENTS | {"added": 1}, INPUTS, True)
 
 
-def test_other_inputs_are_reported(checkpoint, monkeypatch):
+def test_up_to_five_differences_of_the_inputs_are_named(checkpoint, monkeypatch):
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
     start_run(checkpoint, state={"epoch": 1})
-    with pytest.raises(UserError, match="--resume: the images have changed"):
-        UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("other images")
+    UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True)
+    others = {"line\nbreak \udcff": "valid b 18", **{f"new {n}": "train a 1" for n in range(5)}}
+    with pytest.raises(UserError) as error:
+        UnfinishedRun(checkpoint, ARGUMENTS, others, True)
+    message = str(error.value)
+    assert "--resume: 7 images differ from those of the interrupted run: " in message
+    assert "train/a/1.jpg is gone, new 0 is new" in message and "new 4" not in message
+    assert "leave out --resume to start from the beginning" in message
+    with pytest.raises(UserError, match=r"1 images differ .* has changed"):
+        UnfinishedRun(checkpoint, ARGUMENTS, INPUTS | {"train/a/1.jpg": "train b 17"}, True)
+
+
+def test_images_that_became_readable_are_reported(checkpoint, monkeypatch):
+    monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
+    start_run(checkpoint, state={"epoch": 1})
+    with pytest.raises(UserError, match="--resume: other images can be read than"):
+        UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("other images")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xff", b"one column\r\n", b'"open'])
+def test_a_damaged_list_of_inputs_is_reported(checkpoint, content):
+    path = start_run(checkpoint).folder / "images.csv"
+    path.unlink()
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(f"{path}: ")):
+        UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True)
 
 
 def test_nothing_to_resume_is_warned_of(checkpoint, capsys):
-    assert UnfinishedRun(checkpoint, ARGUMENTS, True).state_for("digest") is None
+    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("digest") is None
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: --resume: nothing to resume") and "model.pth" in line
-    assert UnfinishedRun(checkpoint, ARGUMENTS, True)  # now there is
+    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True)  # now there is
     assert capsys.readouterr().err == ""
 
 
@@ -110,7 +138,7 @@ def test_garbage_is_not_resumed(checkpoint, content):
     else:
         torch.save(content, path)
     with pytest.raises(UserError, match="state.pth: not .* state of an interrupted run"):
-        UnfinishedRun(checkpoint, ARGUMENTS, True)
+        UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True)
 
 
 # ---------------------------------------------------------------- train.py --resume
@@ -276,21 +304,55 @@ def test_a_stopped_run_prints_how_to_resume(
     assert after[: len(before) + len(after) - 60] == before[60 - len(after) :]
 
 
-def test_images_that_have_changed_are_noticed(tiny, call, tmp_path, monkeypatch):
+IMAGE_CHANGES = {
+    "new content": (
+        lambda train: draw(0, 99).save(train / "a" / "train_0.jpg"),
+        ["1 images differ", "train/a/train_0.jpg has changed"],
+    ),
+    "swapped": (
+        lambda train: [
+            (train / old).rename(train / new)
+            for old, new in (("a/train_0.jpg", "x"), ("b/train_0.jpg", "a/train_0.jpg"))
+            + (("x", "b/train_0.jpg"),)
+        ],
+        ["2 images differ", "train/a/train_0.jpg has changed", "train/b/train_0.jpg has changed"],
+    ),
+    "another category": (
+        lambda train: (train / "a" / "train_0.jpg").rename(train / "b" / "moved.jpg"),
+        ["2 images differ", "train/a/train_0.jpg is gone", "train/b/moved.jpg is new"],
+    ),
+    "gone": (
+        lambda train: (train / "a" / "train_0.jpg").unlink(),
+        ["1 images differ", "train/a/train_0.jpg is gone"],
+    ),
+    "readable now": (
+        lambda train: shutil.copy(train / "b" / "train_0.jpg", train / "b" / "empty.jpg"),
+        ["1 images differ", "train/b/empty.jpg is new"],
+    ),
+}
+
+
+@pytest.mark.parametrize("change", IMAGE_CHANGES)
+def test_images_that_have_changed_are_named_before_any_work(
+    tiny, call, tmp_path, monkeypatch, change
+):
     data = make_images(tmp_path / "data", ("a", "b"), 3, 1, 1)
+    (data / "train" / "b" / "empty.jpg").touch()
 
     def stopping(path, model):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("model.save_checkpoint", stopping)
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
-    done = call("train.py", *words(data, tmp_path, epochs=2))
-    assert done.returncode == 130
-    done = call("train.py", *words(data, tmp_path, "--resume", epochs=2))
-    assert done.returncode == 130
-    draw(0, 99).save(data / "train" / "a" / "train_0.jpg")
-    done = call("train.py", *words(data, tmp_path, "--resume", epochs=2))
-    assert_error(done, "--resume", "changed")
+    assert call("train.py", *words(data, tmp_path, epochs=2)).returncode == 130
+    os.utime(data / "train" / "a" / "train_1.jpg")  # the same content
+    assert call("train.py", *words(data, tmp_path, "--resume", epochs=2)).returncode == 130
+    make_change, expected = IMAGE_CHANGES[change]
+    make_change(data / "train")
+    with monkeypatch.context() as patch:
+        patch.setattr("train.extract", lambda *_, **__: pytest.fail("the work began"))
+        done = call("train.py", *words(data, tmp_path, "--resume", epochs=2))
+    assert_error(done, "--resume", "leave out --resume", *expected)
     assert call("train.py", *words(data, tmp_path, epochs=2)).returncode == 130
 
 
@@ -317,4 +379,5 @@ def test_a_full_disk_preserves_the_previous_checkpoint(
     assert (tmp_path / "model.pth").read_bytes() == before
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["cache", "model.pth", "model.pth.unfinished"]
-    assert [path.name for path in (tmp_path / names[-1]).iterdir()] == ["state.pth"]
+    unfinished = sorted(path.name for path in (tmp_path / names[-1]).iterdir())
+    assert unfinished == ["images.csv", "state.pth"]

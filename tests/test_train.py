@@ -1,14 +1,18 @@
 """train.py: its command line, from the data folder to the checkpoint, and its errors."""
 
 import csv
+import json
 import os
 import re
 import shutil
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import (
     CATEGORIES,
+    NAMES_WARNING,
     all_images,
     assert_error,
     backbone_of,
@@ -20,9 +24,9 @@ from conftest import (
     table_rows,
 )
 
-import fitting
 import utils
 from model import Head
+from support.metrics import TEMPERATURES
 
 
 def head_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -37,8 +41,9 @@ def epochs_of(done) -> list[str]:
 
 
 def test_the_plan_the_epochs_and_the_results_are_printed(trained):
-    lines = trained.done.stdout.splitlines()
+    names, *lines = trained.done.stdout.splitlines()
     text = trained.done.stdout
+    assert names.startswith("names: ")
     for line, (split, count) in zip(
         lines, [("train", 16), ("valid", 8), ("test", 8)], strict=False
     ):
@@ -62,7 +67,8 @@ def test_the_plan_the_epochs_and_the_results_are_printed(trained):
 
 
 def test_progress_that_goes_to_a_file_is_plain_lines(trained):
-    lines = trained.done.stderr.splitlines()
+    names, *lines = trained.done.stderr.splitlines()
+    assert names == NAMES_WARNING
     assert 5 <= len(lines) <= 11
     assert all(re.fullmatch(r"features: \d+/48, \d+ s left", line) for line in lines)
     assert lines[-1] == "features: 48/48, 0 s left"
@@ -83,7 +89,7 @@ def test_the_checkpoint_stores_how_it_was_trained(trained, images):
     assert max(accuracies) == round(100 * metrics["valid_accuracy"], 1)
     assert accuracies[content["epoch"] - 1] == max(accuracies)
     assert f"test accuracy {metrics['test_accuracy']:.1%}" in trained.done.stdout
-    assert content["temperature"] in fitting.TEMPERATURES
+    assert content["temperature"] in TEMPERATURES
     names = ("loss", "accuracy", "top5_accuracy", "class_accuracy", "ece")
     assert {name for name in metrics if "test" in name} == {
         *(f"test_{name}" for name in names),
@@ -106,7 +112,7 @@ def test_the_backbone_is_unchanged_to_the_bit_and_the_head_is_not(trained):
 
 def test_the_same_command_gives_the_same_bits_from_cached_features(trained, train_again):
     done, path = train_again()
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0 and done.stderr == f"{NAMES_WARNING}\n"
     assert same_bits(state_of(path), state_of(trained.checkpoint))
 
 
@@ -142,10 +148,10 @@ def test_vgg13_and_one_view_of_one_image_per_category(call, tmp_path):
 def test_flags_of_the_head_have_an_effect_and_need_no_new_features(train_tiny, flags):
     assert train_tiny()[0].returncode == 0
     done, path = train_tiny()
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0 and done.stderr == f"{NAMES_WARNING}\n"
     before = head_of(state_of(path))
     done, path = train_tiny(*flags)
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0 and done.stderr == f"{NAMES_WARNING}\n"
     after = head_of(state_of(path))
     assert not same_bits(before, after)
     if "--seed" in flags:
@@ -292,6 +298,92 @@ def test_a_category_without_a_readable_image_is_named(own_images, train_own):
     assert not path.exists()
 
 
+# ---------------------------------------------------------------- names
+
+
+def test_the_plan_says_which_names_were_found_where(trained):
+    expected = "names: cat_to_name.json, 1 = pink primrose, 10 = globe thistle, 2 = hard-leaved"
+    assert expected in trained.done.stdout
+    names = torch.load(trained.checkpoint, weights_only=True)["names"]
+    assert names["1"] == "pink primrose" and names["x y"] == "x y"
+    assert list(names) == list(CATEGORIES)
+
+
+NAMES = {
+    "some": ({"1": "one", "2": "two"}, ["has no name for 2 categories: 10, x y"]),
+    "none": (
+        {"a": "one"},
+        ["has no name for 4 categories: 1, 10, 2, x y", "1 names fit no category: a"],
+    ),
+    "equal": (
+        {"1": "rose", "10": "rose", "2": "lily", "x y": "tulip"},
+        ["1, 10 have the same name, 'rose'"],
+    ),
+    "unused": (dict.fromkeys("abc", "z") | {c: c for c in CATEGORIES}, ["3 names fit no category"]),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_names_that_may_be_wrong_are_warned_of(train_tiny, tmp_path, case):
+    names, expected = NAMES[case]
+    path = tmp_path / "own names.json"
+    path.write_text(json.dumps(names))
+    done, checkpoint = train_tiny("--category_names", path)
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == len(expected)
+    for warning, words in zip(warnings, expected, strict=True):
+        assert f"{path}: " in warning and words in warning
+    stored = torch.load(checkpoint, weights_only=True)["names"]
+    assert stored == {category: names.get(category, category) for category in CATEGORIES}
+
+
+def test_a_file_of_names_is_read_before_the_work(train_tiny, tmp_path):
+    (tmp_path / "names.json").write_text('{"1": 5}')
+    done, path = train_tiny("--category_names", tmp_path / "names.json")
+    assert_error(done, "names.json", "'1'", "not a string")
+    assert "features" not in done.stderr and not path.exists()
+
+
+# ---------------------------------------------------------------- content, not names and times
+
+
+@pytest.fixture
+def bitmaps(tmp_path) -> Path:
+    """Images of one size in bytes, with the same time: stripes in category a, squares in b."""
+    root = tmp_path / "bitmaps"
+    for split, count in (("train", 6), ("valid", 3), ("test", 3)):
+        for kind, category in ((1, "a"), (2, "b")):
+            (root / split / category).mkdir(parents=True)
+            for number in range(count):
+                path = root / split / category / f"{number}.bmp"
+                draw(kind, 100 * utils.SPLITS.index(split) + number).save(path)
+                os.utime(path, ns=(10**18, 10**18))
+    return root
+
+
+def test_swapped_images_are_computed_and_learned_anew(tiny, call, bitmaps, tmp_path):
+    """Train, swap all images of two categories with `mv`, train again, and evaluate."""
+    time.sleep(2.1)  # so that digests may be stored
+    path = tmp_path / "c.pth"
+    flags = ("--output_cat", 2, "--arch", tiny, "--weights", "none", "--workers", 0)
+    flags += ("--views", 4, "--epochs", 8, "--batch_size", 8, "--learning_rate", 0.01)
+    flags += ("--save_dir", path, "--no_report", "--cache_dir", tmp_path / "cache")
+    accuracies, states = [], []
+    for _ in range(2):
+        done = call("train.py", "--data_dir", bitmaps, *flags)
+        assert done.returncode == 0, done.stderr
+        states.append(state_of(path))
+        done = call("predict.py", "--evaluate", bitmaps, "--checkpoint", path)
+        accuracies.append(re.search(r"accuracy +([\d.]+)%", done.stdout)[1])
+        for split in utils.SPLITS:
+            for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
+                (bitmaps / split / old).rename(bitmaps / split / "moving")
+                (bitmaps / split / "moving").rename(bitmaps / split / new)
+    assert accuracies == ["100.0", "100.0"]
+    assert not same_bits(*states)
+
+
 # ---------------------------------------------------------------- --output_cat
 
 
@@ -305,7 +397,8 @@ def test_spare_outputs_are_warned_of_and_never_predicted(train_tiny, call, image
     assert train_tiny()[0].returncode == 0  # its features are cached
     done, path = train_tiny("--output_cat", 9)
     assert done.returncode == 0
-    [warning] = done.stderr.splitlines()
+    names, warning = done.stderr.splitlines()
+    assert names == NAMES_WARNING
     assert warning.startswith("warning: ") and "9" in warning and "4 categories" in warning
     assert torch.load(path, weights_only=True)["num_outputs"] == 9
     image = images / all_images(images)[0]
@@ -390,17 +483,16 @@ INVALID_VALUES = {
     ("flag", "value"),
     [(flag, value) for flag, values in INVALID_VALUES.items() for value in values],
 )
-def test_an_invalid_value_is_named(call, flag, value):
-    values = {"--data_dir": "flowers", "--output_cat": "3"} | {flag: value}
+def test_an_invalid_value_is_named(call, images, flag, value):
+    values = {"--data_dir": str(images), "--output_cat": "3"} | {flag: value}
     done = call("train.py", *(word for pair in values.items() for word in pair))
-    assert_error(done, flag, repr(value))
+    assert_error(done, flag, value)
 
 
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
         ([], "--data_dir"),
-        (["--data_dir", "flowers"], "--output_cat"),
         (["--data_dir", "flowers", "--output_cat", "3", "--color", "red"], "--color"),
         (["--data_dir", "flowers", "--output_cat"], "--output_cat"),
     ],

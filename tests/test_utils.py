@@ -1,6 +1,5 @@
 """utils: data folders, images and their views, category names."""
 
-import json
 import os
 import re
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CATEGORIES, ROOT, all_images, draw, not_root
+from conftest import CATEGORIES, ROOT, all_images, draw, load_views, not_root
 from PIL import Image, ImageOps
 from torchvision.datasets import Flowers102
 from torchvision.models import VGG16_Weights
@@ -70,7 +69,7 @@ def test_files_and_folders_may_have_any_name(own_images, capsys):
     assert list(data.class_to_idx) == sorted(["a", "b", *UNUSUAL_NAMES])
     assert {f"train/{name}/{name}.png" for name in UNUSUAL_NAMES} < set(data.paths["train"])
     for path in data.paths["train"]:
-        assert utils.load_views(str(own_images), path, [0, 1]).shape == (2, 3, 224, 224)
+        assert load_views(own_images, path, [0, 1]).shape == (2, 3, 224, 224)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and all("lacks 7 categories" in line for line in lines)
     assert "line break" in lines[0] and "\\x1b[31mred" in lines[0]
@@ -82,12 +81,23 @@ def empty(folder):
     folder.mkdir()
 
 
+def nest(root, name):
+    """Move all that is in a folder into a new folder in it."""
+    root.rename(root.with_name("nested"))
+    root.mkdir()
+    root.with_name("nested").rename(root / name)
+
+
 INVALID_FOLDERS = {
     "no folder": (lambda root: shutil.rmtree(root), ["--data_dir", "own images", "no such folder"]),
     "no train": (lambda root: shutil.rmtree(root / "train"), ["train", "no such folder"]),
     "two names": (
-        lambda root: shutil.copytree(root / "valid", root / "val"),
-        ["valid", "val", "keep only one"],
+        lambda root: shutil.copytree(root / "valid", root / "Val"),
+        ["valid", "Val", "keep only one"],
+    ),
+    "one level too high": (
+        lambda root: nest(root, "flowers"),
+        ["one level deeper", "type --data_dir", os.path.join("own images", "flowers")],
     ),
     "nothing": (lambda root: empty(root), ["own images", "no category folders"]),
     "empty split": (lambda root: empty(root / "test"), ["test", "no category folders"]),
@@ -98,7 +108,15 @@ INVALID_FOLDERS = {
     ),
     "unknown category": (
         lambda root: (root / "test" / "b").rename(root / "test" / "rose"),
-        ["train has no category 'rose'", "test has"],
+        ["train has no category 'rose', but test has"],
+    ),
+    "one category": (
+        lambda root: [shutil.rmtree(root / split / "b") for split in utils.SPLITS],
+        ["only one category, 'a'"],
+    ),
+    "another case": (
+        lambda root: (root / "test" / "b").rename(root / "test" / "B "),
+        ["train has no category 'B ' (only 'b', which differs in", "), but test has"],
     ),
 }
 
@@ -163,23 +181,27 @@ def test_a_folder_without_splits_is_split_by_content(unsplit, capsys):
 
 @pytest.mark.parametrize(
     ("content", "split"),
-    [
-        (b"55", "train"),  # its digest, as a fraction, is 0.799
-        (b"181", "valid"),  # 0.806
-        (b"163", "valid"),  # 0.899
-        (b"140", "test"),  # 0.906
-        (bytes(2**16), "train"),
-        (bytes(2**16 + 1), "test"),
-        (bytes(2**16) + b"x", "test"),  # the first 64 KiB and the size count
+    [  # the digest of the content, as a fraction, is beside it
+        (b"387", "train"),  # 0.7958
+        (b"236", "valid"),  # 0.8035
+        (b"103", "valid"),  # 0.8999
+        (b"221", "test"),  # 0.9002
     ],
 )
-def test_an_image_is_in_the_same_split_in_every_version_of_the_program(tmp_path, content, split):
-    (tmp_path / "image").write_bytes(content)
-    assert utils.split_of(tmp_path / "image") == split
+def test_an_image_is_in_the_same_split_in_every_version_of_the_program(unsplit, content, split):
+    (unsplit / "b" / "image").write_bytes(content)
+    assert split_by_path(unsplit)["b/image"] == split
 
 
-def test_unreadable_files_are_in_one_split(tmp_path):
-    assert utils.split_of(tmp_path / "missing") == utils.split_of(tmp_path) == "valid"
+@pytest.mark.parametrize("count", [3, 4, 10])
+def test_a_category_of_three_images_has_one_in_each_split(tmp_path, count):
+    for kind in range(3):
+        (tmp_path / str(kind)).mkdir()
+        for number in range(count):
+            draw(kind, number, 12, 10).save(tmp_path / str(kind) / f"{number}.png")
+    data = utils.read_data_folder(tmp_path)
+    assert all(set(labels) == {0, 1, 2} for labels in data.labels.values())
+    assert data == utils.read_data_folder(tmp_path)
 
 
 def test_images_that_are_added_removed_or_renamed_move_no_other(unsplit):
@@ -221,13 +243,78 @@ def test_a_missing_split_is_taken_from_train(drawn, missing, tmp_path, capsys):
     assert len(data.paths["train"]) == 120 - moved
 
 
-@pytest.mark.parametrize("name", ["val", "validation"])
-def test_valid_has_other_names(own_images, name):
-    labels = utils.read_data_folder(own_images).labels
-    (own_images / "valid").rename(own_images / name)
+OTHER_SPLITS = [
+    ("Train", "Val", "Test"),
+    ("training", "validation", "testing"),
+    ("TRAIN", "dev", "test"),
+    ("train", "VALID", "Testing"),
+]
+
+
+@pytest.mark.parametrize("names", OTHER_SPLITS)
+def test_the_splits_have_other_names_in_any_case(own_images, names):
+    before = utils.read_data_folder(own_images)
+    for split, name in zip(utils.SPLITS, names, strict=True):
+        (own_images / split).rename(own_images / "moving")
+        (own_images / "moving").rename(own_images / name)
     data = utils.read_data_folder(own_images)
-    assert data.labels == labels
-    assert [path.split("/")[0] for path in data.paths["valid"]] == [name, name]
+    assert (data.labels, data.class_to_idx) == (before.labels, before.class_to_idx)
+    for split, name in zip(utils.SPLITS, names, strict=True):
+        assert {path.split("/")[0] for path in data.paths[split]} == {name}
+    assert utils.list_labeled(own_images, data.class_to_idx) == [
+        (str(own_images / path), label)
+        for path, label in zip(data.paths["test"], data.labels["test"], strict=True)
+    ]
+
+
+# ---------------------------------------------------------------- as people have it
+
+
+def test_sub_folders_of_a_category_belong_to_it(own_images):
+    folder = own_images / "train" / "a" / "from my phone" / "2024"
+    folder.mkdir(parents=True)
+    draw(0, 50).save(folder / "deep.jpg")
+    data = utils.read_data_folder(own_images)
+    path = "train/a/from my phone/2024/deep.jpg"
+    assert dict(zip(data.paths["train"], data.labels["train"], strict=True))[path] == 0
+    assert path in data.digests and list(data.class_to_idx) == ["a", "b"]
+
+
+def test_images_outside_of_the_categories_are_counted_and_named(own_images, capsys):
+    draw(0, 50).save(own_images / "train" / "beside.jpg")
+    draw(0, 51).save(own_images / "top.jpg")
+    (own_images / "extra").mkdir()
+    utils.read_data_folder(own_images)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("warning: ") for line in lines)
+    assert lines[0].endswith("own images: 1 folders beside the splits are ignored: extra")
+    where = "1 files outside of the category folders are ignored"
+    assert lines[1].endswith(f"own images: {where}: top.jpg")
+    assert lines[2].endswith(f"train: {where}: beside.jpg")
+
+
+def test_files_that_are_plainly_no_images_are_counted_in_one_line(own_images, capsys):
+    before = utils.read_data_folder(own_images)
+    for name in ("Thumbs.db", "desktop.ini", "notes.txt", "b.TXT", "labels.csv", "meta.json"):
+        (own_images / "train" / "a" / name).write_text("no image")
+    (own_images / "cat_to_name.json").write_text("{}")
+    (own_images / "__MACOSX").mkdir()
+    (own_images / "train" / "__MACOSX").mkdir()
+    assert utils.read_data_folder(own_images) == before
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"{own_images}/train: ignored files: 1 .csv, 1 .json, 2 .txt"
+
+
+def test_categories_that_look_alike_are_warned_of(own_images, capsys):
+    for name, count in (("A", 1), ("caf\u00e9", 1), ("cafe\u0301", 1)):
+        for split in utils.SPLITS:
+            (own_images / split / name).mkdir()
+            draw(3, count).save(own_images / split / name / "x.jpg")
+    utils.read_data_folder(own_images)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "the categories 'A', 'a' differ only in upper and lower case" in lines[0]
+    assert "differ only in the encoding of accents" in lines[1]
 
 
 # ---------------------------------------------------------------- labeled folders, inputs
@@ -583,6 +670,32 @@ def matches_torchvision(image) -> bool:
     return torch.equal(views[0], VGG16_Weights.IMAGENET1K_V1.transforms()(image))
 
 
+def cut_out(image: Image.Image, sides) -> Image.Image:
+    left, top = (round((old - new) / 2) for old, new in zip(image.size, sides, strict=True))
+    return image.crop((left, top, left + sides[0], top + sides[1]))
+
+
+@pytest.mark.parametrize(
+    "size", [(100, 90), (640, 427), (300, 811), (257, 256), (259, 256), (256, 261), (14, 903)]
+)
+def test_plain_views_follow_from_the_text_for_other_programs(tmp_path, size):
+    """Nothing but what PREPROCESSING says is used here, with Pillow and Python's `round`."""
+    path = tmp_path / "image.png"
+    draw(2, 5, *size).save(path)
+    with Image.open(path) as image:
+        image = image.convert("RGB")
+    longest = 64 * min(image.size)
+    image = cut_out(image, [min(side, longest) for side in image.size])
+    short = min(image.size)
+    sides = [256 * side // short for side in image.size]
+    image = cut_out(image.resize(sides, Image.Resampling.BILINEAR), (224, 224))
+    pixels = np.array(image)
+    view = utils.plain_view(utils.load_image(path))
+    assert torch.equal(view, torch.from_numpy(pixels).permute(2, 0, 1))
+    for rule in ("256 * long / short, rounded down", "halves to the even", "64 times the other"):
+        assert rule in utils.PREPROCESSING
+
+
 @pytest.mark.parametrize("size", [(100, 90), (640, 427), (300, 811), (257, 256), (224, 31)])
 def test_plain_views_of_drawn_images_equal_torchvisions(size):
     assert matches_torchvision(draw(2, 5, *size))
@@ -626,19 +739,27 @@ def test_random_views_are_sometimes_mirrored():
 
 def test_views_are_numbered(images):
     path = all_images(images)[0]
-    views = utils.load_views(str(images), path, [0, 1, 2])
+    views = load_views(images, path, [0, 1, 2])
     image = utils.load_image(images / path)
     assert torch.equal(views[0], utils.plain_view(image))
     assert len(views.unique(dim=0)) == 3
-    assert torch.equal(utils.load_views(str(images), path, [2])[0], views[2])
+    assert torch.equal(load_views(images, path, [2])[0], views[2])
 
 
-def test_random_views_follow_from_the_images_path(tmp_path):
+def test_random_views_follow_from_the_images_content(tmp_path):
     draw(2, 1).save(tmp_path / "a.png")
-    draw(2, 1).save(tmp_path / "b.png")
-    first, second = (utils.load_views(str(tmp_path), name, [0, 1]) for name in ("a.png", "b.png"))
-    assert torch.equal(first[0], second[0])
-    assert not torch.equal(first[1], second[1])
+    shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
+    draw(2, 1).save(tmp_path / "other.png", optimize=True)  # equal pixels in other bytes
+    names = ("a.png", "b.png", "other.png")
+    first, copy, other = (load_views(tmp_path, name, [0, 1]) for name in names)
+    assert torch.equal(first, copy)
+    assert torch.equal(first[0], other[0]) and not torch.equal(first[1], other[1])
+
+
+def test_views_of_other_content_than_expected_are_refused(images):
+    path = all_images(images)[0]
+    with pytest.raises(UserError, match=re.escape(f"{images}/{path}: has changed")):
+        utils.load_views(str(images), path, "0" * 32, [0])
 
 
 # ---------------------------------------------------------------- category names
@@ -647,31 +768,6 @@ def test_random_views_follow_from_the_images_path(tmp_path):
 def test_oxfords_names_are_in_oxfords_order():
     names = utils.load_category_names(ROOT / "cat_to_name.json")
     assert names == {str(number): name for number, name in enumerate(Flowers102.classes, 1)}
-
-
-INVALID_NAMES = {
-    "missing": None,
-    "not JSON": "{1: rose",
-    "list": '["rose"]',
-    "numbers": '{"1": 1}',
-    "binary": b"\xff\xfe\x00",
-    "deep": "[" * 100_000,
-}
-
-
-@pytest.mark.parametrize("case", INVALID_NAMES)
-def test_invalid_names_are_a_users_error(tmp_path, case):
-    content, path = INVALID_NAMES[case], tmp_path / "names.json"
-    if content is not None:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=str(path)):
-        utils.load_category_names(path)
-
-
-def test_names_may_be_in_any_language(tmp_path):
-    names = {"1": "Gänseblümchen", "2": "ひまわり"}
-    (tmp_path / "names.json").write_text(json.dumps(names, ensure_ascii=False), encoding="utf-8")
-    assert utils.load_category_names(tmp_path / "names.json") == names
 
 
 def test_names_are_read_from_the_working_folder_if_it_has_them(tmp_path, monkeypatch):
