@@ -52,9 +52,9 @@ def _valid_text(text: str) -> str:
 
 def display_names(keys: Sequence[str], names: Mapping[str, str]) -> list[str]:
     """Return the name of each key, or the key itself; equal names are followed by their key."""
-    shown = [names.get(key, key) for key in keys]
-    counts = collections.Counter(shown)
-    pairs = zip(keys, shown, strict=True)
+    labels = [names.get(key, key) for key in keys]
+    counts = collections.Counter(labels)
+    pairs = zip(keys, labels, strict=True)
     return [f"{name} ({key})" if counts[name] > 1 else name for key, name in pairs]
 
 
