@@ -3,7 +3,7 @@
     features (N, 6, 2048) -> fit -> head -> logits (N, num_classes) -> evaluate
 
 SGD under a one-cycle learning rate schedule (Smith & Topin 2018). The last epoch is used: to choose
-one on few validation images costs up to two points of accuracy (benchmarks/README.md).
+one on few validation images costs up to 1.7 points of accuracy (benchmarks/README.md).
 """
 
 from __future__ import annotations
