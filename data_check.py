@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
@@ -55,6 +56,18 @@ def warn_of_copies(data: DataFolder) -> None:
             f"{data.root}: {len(conflicts)} images are in two categories; one of the labels is "
             f"incorrect: {shorten(conflicts)}"
         )
+
+
+def check_report_folder(root: str, images: Images, folder: Path) -> None:
+    """Raise UserError if a training would write its report among its images.
+
+    The next training would take the report's figures for images.
+    """
+    inside = Path(os.path.relpath(folder.resolve(), Path(root).resolve())).as_posix()
+    for categories in images.values():
+        for paths in categories.values():
+            if any(path.startswith(f"{inside}/") for path in paths):
+                raise UserError(f"--save_dir {folder}: contains images; name another folder")
 
 
 def describe(data: DataFolder) -> dict[str, str]:
@@ -154,10 +167,11 @@ def check_data_folder(
     findings = inspect_images(data_dir, images, digests, failures)
     for split, categories in images.items():
         sizes = sorted((len(paths), category) for category, paths in categories.items())
-        print(
+        line = (
             f"{split:5}  {sum(size for size, _ in sizes):7} images  {len(sizes):5} categories, "
             f"of {sizes[0][0]} ({sizes[0][1]}) to {sizes[-1][0]} ({sizes[-1][1]})"
         )
+        print(one_line(line))
     for kind in dict.fromkeys(f.finding for f in findings if f.finding != "images"):
         group = [f for f in findings if f.finding == kind]
         examples = [f"{f.path or f'{f.split}/{f.category}'} ({f.detail})" for f in group]

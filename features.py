@@ -11,9 +11,7 @@ import hashlib
 import itertools
 import math
 import os
-import signal
 import statistics
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,12 +20,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from model import REGIONS, Backbone, fast_copy, load_weights
 from support.arguments import UserError, progress, warn
 from support.devices import BATCH_SIZES
-from support.parallel import broadcast, broadcast_tensors, gather, rank_and_size
+from support.parallel import (
+    broadcast,
+    broadcast_tensors,
+    failed_worker_is_an_error,
+    gather,
+    load_ahead,
+    rank_and_size,
+)
 from support.record_store import KEY_BYTES, MISSING, RecordStore
 from utils import (
     CROP,
@@ -147,7 +152,7 @@ class Batch(NamedTuple):
     """Some of all views: decoded, or their features."""
 
     indices: list[int]  # into the list of all views
-    content: tuple[torch.Tensor, ...]  # (N, 3, 224, 224) uint8; or features and maps, float16
+    content: tuple[np.ndarray, ...]  # (N, 3, 224, 224) uint8; or features and maps, float16
     failures: dict[int, str]  # by index: why a view's image could not be decoded
 
 
@@ -189,13 +194,14 @@ def extract(
         return features
     batches = _compute(backbone, root, work, settings)
     done = len(views) - len(unique)
-    for batch in progress(batches, len(views), "features", size=_size_of, done=done):
-        features.failures.update({views[i].path: why for i, why in batch.failures.items()})
-        batch_keys = [keys[index] for index in batch.indices]
-        file, rows = features.store.append(batch_keys, *(v.numpy() for v in batch.content))
-        features.file[batch.indices], features.row[batch.indices] = file, rows
-        if strict and features.failures:
-            raise UserError(f"{next(iter(features.failures.values()))} (--strict)")
+    with failed_worker_is_an_error():
+        for batch in progress(batches, len(views), "features", size=_size_of, done=done):
+            features.failures.update({views[i].path: why for i, why in batch.failures.items()})
+            batch_keys = [keys[index] for index in batch.indices]
+            file, rows = features.store.append(batch_keys, *batch.content)
+            features.file[batch.indices], features.row[batch.indices] = file, rows
+            if strict and features.failures:
+                raise UserError(f"{next(iter(features.failures.values()))} (--strict)")
     features.store.close()
     for index in missing:
         source = first[keys[index]]
@@ -217,8 +223,9 @@ def assist_extraction(backbone: Backbone, root: str, settings: Settings) -> None
         return
     backbone.to_empty(device="cpu")
     broadcast_tensors(backbone.state_dict().values())
-    for _ in _compute(backbone, root, work, replace(settings, precision=precision)):
-        pass  # the first process gets them
+    with failed_worker_is_an_error():
+        for _ in _compute(backbone, root, work, replace(settings, precision=precision)):
+            pass  # the first process gets them
 
 
 def _find_cached(
@@ -245,16 +252,8 @@ def _compute(backbone: Backbone, root: str, work: Work, settings: Settings) -> I
     """Decode and compute; the first of torchrun's processes yields the batches of all of them."""
     rank, size = rank_and_size()
     images = max(1, BATCH_SIZES[settings.device.type] // len(work[0][2]))  # in a batch
-    loader = DataLoader(
-        _Images(root, work[rank::size]),
-        batch_size=images,
-        num_workers=settings.workers,
-        collate_fn=_collate,
-        worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # so that torch's global one does not change
-        pin_memory=settings.device.type == "cuda",
-    )
-    batches = _run_backbone(backbone, loader, settings)
+    decoded = load_ahead(_Images(root, work[rank::size]), images, settings.workers, _collate)
+    batches = _run_backbone(backbone, decoded, settings)
     if size == 1:
         return batches
     share = math.ceil(len(work) / size)  # the largest of all processes
@@ -279,18 +278,10 @@ class _Images(Dataset):
         indices = [index for index, _ in views]
         try:
             content = load_views(self.root, path, digest, [number for _, number in views])
-            return Batch(indices, (content,), {})
+            return Batch(indices, (content.numpy(),), {})
         except UserError as error:
-            empty = torch.empty(0, 3, CROP, CROP, dtype=torch.uint8)
+            empty = np.empty((0, 3, CROP, CROP), np.uint8)
             return Batch([], (empty,), dict.fromkeys(indices, str(error)))
-
-
-def _ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which all processes get, to the process that started this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # The thread that shares tensors would print a traceback if its connection is then closed.
-    sys.excepthook = lambda *_: None
 
 
 def _collate(batches: list[Batch]) -> Batch:
@@ -298,11 +289,13 @@ def _collate(batches: list[Batch]) -> Batch:
     failures = {index: why for batch in batches for index, why in batch.failures.items()}
     indices = [index for batch in batches for index in batch.indices]
     content = zip(*(batch.content for batch in batches), strict=True)
-    return Batch(indices, tuple(torch.cat(tensors) for tensors in content), failures)
+    return Batch(indices, tuple(np.concatenate(arrays) for arrays in content), failures)
 
 
 @torch.inference_mode()
-def _run_backbone(backbone: Backbone, loader: DataLoader, settings: Settings) -> Iterator[Batch]:
+def _run_backbone(
+    backbone: Backbone, decoded: Iterable[Batch], settings: Settings
+) -> Iterator[Batch]:
     """Turn batches of views into batches of features, and of maps if asked for.
 
     Raises:
@@ -311,8 +304,8 @@ def _run_backbone(backbone: Backbone, loader: DataLoader, settings: Settings) ->
     device = settings.device
     backbone = fast_copy(backbone, device, settings.precision)
     limit = BATCH_SIZES[device.type]  # views that fit into memory
-    for batch in loader:
-        views = batch.content[0]
+    for batch in decoded:
+        views = torch.from_numpy(batch.content[0])
         done: list[list[torch.Tensor]] = []
         while len(views) or not done:
             try:
@@ -327,7 +320,7 @@ def _run_backbone(backbone: Backbone, loader: DataLoader, settings: Settings) ->
                 warn(f"not enough GPU memory: continuing with {limit} views at a time")
                 continue
             views = views[limit:]
-        content = tuple(torch.cat(tensors) for tensors in zip(*done, strict=True))
+        content = tuple(torch.cat(tensors).numpy() for tensors in zip(*done, strict=True))
         yield batch._replace(content=content)
 
 

@@ -9,35 +9,25 @@ one on few validation images costs up to 1.7 points of accuracy (benchmarks/READ
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from features import Features
 from model import REGIONS, Backbone, Head, replace_second_stage
-from support.arguments import UserError
 from support.metrics import fit_temperature, metrics
-from support.sampling import balanced_order, balanced_size
+from support.optimization import OnEpoch, optimize
 from utils import SPLITS, DataFolder
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3  # of SGD; common values, not tuned
-MAX_NORM = 1.0  # of the gradient: without it, small batches of 102 categories diverge
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
 BLOCK_RATE, HEAD_RATE = 0.1, 0.1  # of fine-tuning, as fractions of the learning rate
 FINE_TUNE_BATCH_SIZE = 8  # views
-MAX_LOSS = 200  # of train and valid; that of guessing is 14 for a million categories
 EVALUATION_BATCH_SIZE, STATISTICS_BATCH_SIZE = 256, 64  # views
 MIRRORED_REGIONS = [
     REGIONS.index((top, round(1 - start - side, 3), side)) for top, start, side in REGIONS
 ]
-
-
-OnEpoch = Callable[[dict, dict], None]  # see `fit`
 
 
 class Samples(NamedTuple):
@@ -81,16 +71,14 @@ def fit(
         samples: "train" is fitted, "valid" is evaluated after each epoch.
         learning_rate: the maximum of the schedule.
         batch_size: regions in a step.
-        on_epoch: called after each epoch with its row of the history and the state that resuming
-            needs.
-        state: the state to resume from, to the same bits on a CPU.
+        on_epoch, state: see `optimize`.
 
     Returns:
-        The history: for each epoch "epoch" (from 1), "train_loss" (cross entropy with label
-        smoothing, mean over regions), "valid_loss" (without) and "valid_accuracy" (0-1).
+        The history, as `optimize` does. "train_loss" is that of regions, with label smoothing,
+        "valid_loss" that of images, without.
 
     Raises:
-        UserError: the loss exceeds MAX_LOSS or is not finite.
+        UserError: see `optimize`.
     """
     features, labels, rows = samples
     device, train_rows = head.mean.device, rows["train"]
@@ -101,7 +89,7 @@ def fit(
         logits = head(features[batch, regions].to(device))  # (B, num_classes)
         return cross_entropy(logits, labels[batch].to(device), label_smoothing=LABEL_SMOOTHING)
 
-    return _optimize(
+    return optimize(
         head,
         loss_of,
         labels[train_rows].repeat_interleave(len(REGIONS)),
@@ -158,7 +146,7 @@ def fine_tune(
     device, train_rows = head.mean.device, rows["train"]
     tuned = FineTunedFeatures(backbone.to(device), features, precision)
     model = nn.ModuleList([backbone.last_block.requires_grad_(True), head])
-    before = state["before"] if state else copy.deepcopy(model.state_dict())
+    before = state.get("before", {}) if state else copy.deepcopy(model.state_dict())
 
     def loss_of(indices: torch.Tensor) -> torch.Tensor:
         batch = train_rows[indices]
@@ -166,7 +154,7 @@ def fine_tune(
         target = labels[batch].repeat_interleave(len(REGIONS)).to(device)
         return cross_entropy(logits.flatten(0, 1), target, label_smoothing=LABEL_SMOOTHING)
 
-    history = _optimize(
+    history = optimize(
         model,
         loss_of,
         labels[train_rows],
@@ -210,94 +198,6 @@ class FineTunedFeatures:
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
             second = self.backbone.second_stage(maps)
         return replace_second_stage(features.to(device), second)
-
-
-def _optimize(
-    model: nn.Module,
-    loss_of: Callable[[torch.Tensor], torch.Tensor],
-    labels: torch.Tensor,
-    valid_logits: Callable[[], torch.Tensor],
-    valid_labels: torch.Tensor,
-    *,
-    learning_rate: float,
-    rates: list[tuple[nn.Module, float]],
-    epochs: range,
-    batch_size: int,
-    on_epoch: OnEpoch,
-    state: dict | None,
-    history: list[dict] | None = None,
-) -> list[dict]:
-    """Minimize a loss in steps; see `fit`.
-
-    Args:
-        loss_of: indices (B,) of samples -> their mean loss.
-        labels: (samples,) int64. Each epoch has equally many samples of each: this is 0.9 points of
-            accuracy where categories have 4 to 40 images (benchmarks/README.md), at no cost.
-        valid_logits: returns those of the validation images, (N, num_classes).
-        rates: modules, each with its fraction of the learning rate.
-        history: of earlier epochs.
-    """
-    steps = len(epochs) * math.ceil(balanced_size(labels) / batch_size)
-    optimizer, schedule = _make_optimizer(model, learning_rate, rates, steps)
-    modules: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    history = list(history or [])
-    if state:
-        for name, module in modules.items():
-            module.load_state_dict(state[name])
-        history = state["history"]
-        torch.set_rng_state(state["random"])
-    for epoch in epochs[len(history) - epochs.start + 1 :]:
-        train_loss = _train_one_epoch(model, loss_of, labels, optimizer, schedule, batch_size)
-        valid = metrics(valid_logits(), valid_labels)
-        if not train_loss + valid["loss"] < MAX_LOSS:
-            reason = f"the loss is {train_loss:.3g} in epoch {epoch}"
-            raise UserError(f"{reason}; try a --learning_rate smaller than {learning_rate:g}")
-        row = {"epoch": epoch, "train_loss": train_loss}
-        row |= {"valid_loss": valid["loss"], "valid_accuracy": valid["accuracy"]}
-        history.append(row)
-        state = {name: module.state_dict() for name, module in modules.items()}
-        state |= {"history": history, "random": torch.get_rng_state()}
-        on_epoch(row, state | {"first_epoch": epochs.start})
-    return history
-
-
-def _make_optimizer(
-    model: nn.Module, learning_rate: float, rates: list[tuple[nn.Module, float]], steps: int
-) -> tuple[torch.optim.Optimizer, LRScheduler]:
-    """Return SGD, and the learning rate schedule of so many steps."""
-    optimizer = torch.optim.SGD(
-        [{"params": module.parameters(), "lr": learning_rate} for module, _ in rates],
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        nesterov=True,
-        fused=next(model.parameters()).device.type == "cpu",  # a step takes less than half the time
-    )
-    # One step more than is taken: the last rate is almost 0, and might be the only one.
-    maxima = [learning_rate * rate for _, rate in rates]
-    return optimizer, OneCycleLR(optimizer, maxima, steps + 1)
-
-
-def _train_one_epoch(
-    model: nn.Module,
-    loss_of: Callable[[torch.Tensor], torch.Tensor],
-    labels: torch.Tensor,
-    optimizer: torch.optim.Optimizer,
-    schedule: LRScheduler,
-    batch_size: int,
-) -> float:
-    """Take one step for each batch; returns the mean loss over samples."""
-    model.train()
-    order, total = balanced_order(labels), 0.0
-    for batch in order.split(batch_size):
-        loss = loss_of(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
-        optimizer.step()
-        schedule.step()
-        total += loss.item() * len(batch)
-    model.eval()
-    return total / len(order)
 
 
 def used_epoch(history: list[dict], epochs: int) -> dict:

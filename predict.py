@@ -1,17 +1,24 @@
 """Predict the category of an image, or of a million images.
 
     python predict.py --input image.jpg --checkpoint checkpoint.pth
-    python predict.py --input image.jpg --checkpoint checkpoint.pth --top_k 5 --plot prediction.png
     python predict.py --input photos --checkpoint checkpoint.pth --output names.csv
     torchrun --nproc_per_node=2 predict.py --input photos --checkpoint c.pth --output names.csv
     python predict.py --evaluate flowers/test --checkpoint checkpoint.pth
 
-The checkpoint is what train.py wrote. No network and no other weights are needed. Predictions go to
-standard output or a file, messages to standard error. The exit status is 1 if one of several images
-could not be read, and 2 after any other error.
+The checkpoint is what train.py wrote. Predictions go to standard output or a file, messages to
+standard error. The exit status is 1 if an image could not be read, and 2 after any other error.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    import os
+    import sys
+
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
+    from support import startup
+
+    startup.prepare("predict.py")
 
 import argparse
 import collections
@@ -19,21 +26,30 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from tqdm import tqdm
 
 import utils
 from model import FORMAT_VERSION, Classifier, fast_copy, heat_map, load_checkpoint
-from support import arguments, devices, onnx_export, results
-from support.arguments import UserError, one_line, shorten, warn, whole_number
+from support import arguments, devices, folders, onnx_export, results
+from support.arguments import UserError, one_line, warn, whole_number
 from support.files import save_figure, sha256_of
 from support.metrics import format_evaluation
 from support.names import display_names
-from support.parallel import map_ahead, process_group, rank_and_size, scatter_and_gather
+from support.outputs import check_outputs
+from support.parallel import (
+    is_first_process,
+    map_ahead,
+    process_group,
+    rank_and_size,
+    scatter_and_gather,
+)
+from support.result_file import OutputFile
 
 MIN_PLOTTED = 5  # categories in the figure of --plot
+OUTPUTS = {"plot": "figure", "heatmap": "figure", "to_onnx": "ONNX model", "output": "output"}
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
@@ -81,6 +97,8 @@ def check_combinations(args: argparse.Namespace, error: Callable[[str], object])
         error("--evaluate goes without --input, --output and --format")
     if args.to_onnx and (args.evaluate or not (args.input is None or is_single(args))):
         error("--to_onnx goes with one image as --input, or none")
+    if args.plot and args.plot == args.heatmap:
+        error("--plot and --heatmap have to be two files")
     if args.resume and not args.output:
         error("--resume goes with --output FILE")
     if args.output and results.format_of(args.output) not in results.FILE_FORMATS:
@@ -92,7 +110,7 @@ def is_single(args: argparse.Namespace) -> bool:
     if args.evaluate or args.output or args.format or len(args.input) > 1:
         return False
     [word] = args.input
-    return not (word == "-" or os.path.isdir(word) or utils.is_pattern(word))
+    return not (word == "-" or os.path.isdir(word) or folders.is_pattern(word))
 
 
 # ---------------------------------------------------------------- the library
@@ -131,14 +149,6 @@ def predict(
     ]
 
 
-class Probabilities(NamedTuple):
-    """Probabilities for one image, or the error that prevented them."""
-
-    path: str
-    probs: torch.Tensor | None  # (num_classes,) float32
-    error: str = ""
-
-
 def predict_stream(
     model: Classifier,
     paths: Iterable[str],
@@ -146,7 +156,7 @@ def predict_stream(
     batch_size: int = 4,
     workers: int = 1,
     report: Callable[[str], object] = warn,
-) -> Iterator[Probabilities]:
+) -> Iterator[results.Probabilities]:
     """Yield the probabilities of any number of images, in their order, batch by batch.
 
     Args:
@@ -168,7 +178,7 @@ def predict_stream(
         views = [view for _, view, _ in batch if view is not None]
         probs = iter(model.compute_probs(torch.stack(views)) if views else ())
         for path, view, error in batch:
-            yield Probabilities(path, None if view is None else next(probs), error)
+            yield results.Probabilities(path, None if view is None else next(probs), error)
 
 
 # ---------------------------------------------------------------- the command line
@@ -177,14 +187,16 @@ def predict_stream(
 def main(command_line: list[str] | None = None) -> None:
     """Predict, evaluate or export, as the command line says."""
     args = parse_arguments(command_line)
-    if args.to_onnx:
-        return export(args)
-    if is_single(args):
-        return predict_one(args)
+    inputs = [*(args.input or ()), args.checkpoint, args.category_names, utils.CATEGORY_NAMES]
+    folders.check_words(args.input or ())
+    check_outputs(vars(args), OUTPUTS, inputs)
+    if args.to_onnx or is_single(args):
+        work = export if args.to_onnx else predict_one
+        return work(args) if is_first_process() else None
     if args.heatmap or (args.plot and not args.evaluate):
         raise UserError("--plot and --heatmap are for one image")
     with process_group() as rank:
-        model = move_model(load_model(args), args)
+        model = load_model(args)
         if rank > 0:
             unreadable = len(list(stream_all(model, [], args)))
         else:
@@ -194,7 +206,7 @@ def main(command_line: list[str] | None = None) -> None:
 
 
 def load_model(args: argparse.Namespace) -> Classifier:
-    """Load the checkpoint, with the means, deviations and category names of the flags.
+    """Load the checkpoint, with what the flags replace, to their device and in their precision.
 
     The default file of names is used only for a checkpoint of format 4, which has none.
     """
@@ -205,22 +217,17 @@ def load_model(args: argparse.Namespace) -> Classifier:
         if model.names and not (args.category_names or args.quiet or rank_and_size()[0]):
             warn(f"{args.checkpoint} has no names of categories: used {utils.CATEGORY_NAMES}")
     if args.verbose:
-        sha256 = sha256_of(args.checkpoint)
-        print(f"{one_line(args.checkpoint)}: sha256 {sha256}", file=sys.stderr)
-    return model
-
-
-def move_model(model: Classifier, args: argparse.Namespace) -> Classifier:
-    """Move a model to the device, and its backbone to the precision, of the flags."""
-    device = devices.select_device(args.device)
-    model.to(device).backbone.to(devices.select_precision(device, args.precision))
-    model.backbone.to(memory_format=torch.channels_last)
+        print(f"{one_line(args.checkpoint)}: sha256 {sha256_of(args.checkpoint)}", file=sys.stderr)
+    if not args.to_onnx:  # whose weights bfloat16 would round
+        device = devices.select_device(args.device)
+        model.to(device).backbone.to(devices.select_precision(device, args.precision))
+        model.backbone.to(memory_format=torch.channels_last)
     return model
 
 
 def predict_one(args: argparse.Namespace) -> None:
     """Print the predictions for one image, and draw the figures that are asked for."""
-    model, [path] = move_model(load_model(args), args), args.input
+    model, [path] = load_model(args), args.input
     image = utils.load_image(path)
     view = utils.plain_view(image)
     [probs] = model.compute_probs(view[None])
@@ -244,17 +251,14 @@ def predict_one(args: argparse.Namespace) -> None:
 
 def stream_all(
     model: Classifier, paths: Iterable[str], args: argparse.Namespace
-) -> Iterator[Probabilities]:
+) -> Iterator[results.Probabilities]:
     """Yield the probabilities of many images; torchrun's other processes compute a share."""
     device = next(model.parameters()).device
     model.backbone = fast_copy(model.backbone, device, model.backbone.features[0].weight.dtype)
     batch_size = args.batch_size or devices.BATCH_SIZES[device.type]
     workers = devices.default_workers(device) if args.workers is None else args.workers
     report: Callable[[str], object] = str if args.quiet else warn
-
-    def work(chunk: Iterable[str]) -> Iterator[Probabilities]:
-        return predict_stream(model, chunk, batch_size=batch_size, workers=workers, report=report)
-
+    work = partial(predict_stream, model, batch_size=batch_size, workers=workers, report=report)
     for item in scatter_and_gather(paths, work, 16 * batch_size):
         if item.error:
             report(f"{item.path}: {item.error}")
@@ -263,35 +267,33 @@ def stream_all(
 
 def predict_many(model: Classifier, args: argparse.Namespace) -> int:
     """Print or write predictions for any number of images; returns how many are unreadable."""
-    paths = utils.find_images(args.input)
-    first = list(itertools.islice(paths, 1))
-    if not first and "-" not in args.input:
-        raise UserError(f"--input {shorten(args.input)}: no images there")
-    paths = itertools.chain(first, paths)
-    output = results.OutputFile(args.output, args.resume) if args.output else None
-    already = output.done.total() if output else 0
-    counts = {"predicted": 0, "unreadable": 0}
+    paths, counts, already = folders.find_files(args.input), {"predicted": 0, "unreadable": 0}, 0
+    settings = (model.categories, model.names, args.top_k, args.min_probability)
 
-    def ranked() -> Iterator[results.Result]:
-        for item in stream_all(model, output.missing(paths) if output else paths, args):
+    def ranked(paths: Iterable[str]) -> Iterator[results.Result]:
+        for item in stream_all(model, paths, args):
             counts["unreadable" if item.error else "predicted"] += 1
-            settings = (model.categories, model.names, args.top_k, args.min_probability)
             best = [] if item.probs is None else results.most_likely(item.probs, *settings)
             yield results.Result(item.path, best, item.error)
 
-    stream = ranked()
-    if args.format or not output:
-        stream = results.print_results(stream, args.format or "table")
-    if output:
-        is_hidden = args.quiet or not sys.stderr.isatty() or args.format is not None
-        output.write(tqdm(stream, unit=" images", disable=is_hidden))
+    if args.output:
+        made_with = {
+            "--checkpoint": sha256_of(args.checkpoint),
+            "--category_names": [model.names.get(c, c) for c in model.categories],
+            **{f"--{name}": vars(args)[name] for name in ("top_k", "min_probability")},
+            **{"--means": list(model.means), "--stds": list(model.stds)},
+        }
+        with OutputFile(args.output, args.resume, made_with) as output:
+            already, stream = output.done.total(), ranked(output.missing(paths))
+            if args.format:
+                stream = results.print_results(stream, args.format)
+            is_hidden = args.quiet or not sys.stderr.isatty() or args.format is not None
+            output.write(tqdm(stream, unit=" images", disable=is_hidden))
     else:
-        collections.deque(stream, maxlen=0)  # prints them
+        collections.deque(results.print_results(ranked(paths), args.format or "table"), maxlen=0)
     if not args.quiet:
-        summary = (
-            f"{counts['predicted']} images predicted, {counts['unreadable']} could not be read"
-        )
         suffix = f", {already} were in {args.output} already" if already else ""
+        summary = "{predicted} images predicted, {unreadable} could not be read".format(**counts)
         print(summary + suffix, file=sys.stderr)
     return counts["unreadable"]
 
@@ -300,12 +302,8 @@ def evaluate(model: Classifier, args: argparse.Namespace) -> int:
     """Print how good a checkpoint is on labeled images; returns how many are unreadable."""
     trained_on = str(model.history["arguments"].get("data_dir", ""))
     labeled = utils.list_labeled(args.evaluate, model.class_to_idx, trained_on)
-    stream = stream_all(model, [path for path, _ in labeled], args)
-    rows = [
-        (label, item.probs)
-        for (_, label), item in zip(labeled, stream, strict=True)
-        if item.probs is not None
-    ]
+    pairs = zip(labeled, stream_all(model, [path for path, _ in labeled], args), strict=True)
+    rows = [(label, item.probs) for (_, label), item in pairs if item.probs is not None]
     if not rows:
         raise UserError(f"--evaluate {args.evaluate}: none of its images can be read")
     labels = torch.tensor([label for label, _ in rows])
@@ -322,7 +320,7 @@ def evaluate(model: Classifier, args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> None:
     """Write the model as an ONNX file, and compare its probabilities on --input, if given."""
-    model = load_model(args)  # in float32: bfloat16 would round the weights
+    model = load_model(args)
     if args.input:  # first, because an export takes its time
         onnx_export.import_optional("--to_onnx with --input", "onnxruntime")
         view = utils.plain_view(utils.load_image(args.input[0]))[None]

@@ -11,7 +11,17 @@ Its probabilities are calibrated on `valid`, and it is evaluated once on `test`.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    import os
+    import sys
+
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
+    from support import startup
+
+    startup.prepare("train.py")
+
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,11 +35,11 @@ from features import Settings, assist_extraction, extract, list_views, seconds_p
 from support import arguments
 from support.arguments import UserError, warn, whole_number
 from support.devices import PRECISIONS, default_workers, select_device, select_precision
-from support.files import output_path
+from support.outputs import check_output, lock, output_path
 from support.oxford102 import NUM_CATEGORIES, download_oxford102
 from support.parallel import process_group
 from support.record_store import default_cache_folder
-from support.resume import UnfinishedRun
+from support.resume import UnfinishedRun, is_finished
 
 CHECKPOINT = "assets/model/checkpoint_script.pth"
 FINE_TUNE = "epochs in which the last block is trained as well, after the others (%(default)s)"
@@ -86,16 +96,20 @@ def main(command_line: list[str] | None = None) -> None:
     if args.check:
         return check(args, settings)
     with process_group() as rank:
-        if rank == 0:
-            train(args, settings)
-        else:
-            assist_extraction(model.Backbone(args.arch), args.data_dir, settings)
+        if rank > 0:
+            return assist_extraction(model.Backbone(args.arch), args.data_dir, settings)
+        path = output_path(args.save_dir, Path(CHECKPOINT).name)
+        check_output("--save_dir", path, "checkpoint", [args.weights, args.category_names])
+        with lock("--save_dir", path):
+            if args.resume and is_finished(path, vars(args)):
+                return print(f"{path} is finished: nothing to resume")
+            train(args, settings, path)
 
 
-def train(args: argparse.Namespace, settings: Settings) -> None:
+def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     """Train a classifier: data -> features -> fit -> evaluate -> checkpoint -> report."""
-    path = output_path(args.save_dir, Path(CHECKPOINT).name, "--save_dir")
     images = list_images(args)
+    data_check.check_report_folder(args.data_dir, images, path.parent)
     names = data_check.check_names(args.category_names, list(images["train"]))
     data, failures = load_data(args, images)
     backbone, head = new_network(args, len(data.class_to_idx), settings.device)
@@ -127,7 +141,6 @@ def train(args: argparse.Namespace, settings: Settings) -> None:
         history={"epoch": used["epoch"], "metrics": used | test, "arguments": vars(args)},
     )
     model.save_checkpoint(path, classifier)
-    unfinished.remove()
     if used is not history[-1]:
         print("fine-tuning did not improve the predictions on valid: its epochs are not used")
     if failures:
@@ -140,6 +153,7 @@ def train(args: argparse.Namespace, settings: Settings) -> None:
             path, history, used["epoch"], data, test_files, labels, probs, names
         )
         print(f"report: {', '.join(file.name for file in written)} in {path.parent}")
+    unfinished.remove()
 
 
 # ---------------------------------------------------------------- before the work
@@ -240,9 +254,8 @@ def fit_network(
         print(report.format_epoch(row, total), flush=True)
         unfinished.save(state)
 
-    if state and state["first_epoch"] > 1:
-        history = state["history"]  # the head is fitted already
-    else:
+    history: list[dict] = []
+    if not state or state.get("first_epoch") != args.epochs + 1:  # the head is not fitted yet
         history = fitting.fit(
             head,
             samples,
@@ -270,11 +283,10 @@ def fit_network(
 
 def check(args: argparse.Namespace, settings: Settings) -> None:
     """Report on a data folder without training, as a CSV file as well if one is named."""
-
-    def measure(paths: list[str]) -> float:
-        return seconds_per_view(args.arch, args.data_dir, paths, settings)
-
+    measure = partial(seconds_per_view, args.arch, args.data_dir, settings=settings)
     table = args.check if args.check != "-" else ""
+    if table:
+        check_output("--check", table, "table of findings", [args.category_names])
     categories = data_check.check_data_folder(
         args.data_dir, args.views, measure, table, strict=args.strict
     )

@@ -7,7 +7,6 @@ flowers/{train,valid,test}/<category>/*.jpg
 from __future__ import annotations
 
 import collections
-import glob
 import hashlib
 import os
 import sys
@@ -24,7 +23,7 @@ from torchvision.transforms import functional as F
 from support.arguments import UserError, progress, shorten, warn
 from support.decoding import decode
 from support.digests import digest_files, digest_of_file
-from support.folders import files_below, images_below, is_no_image, scan_folder
+from support.folders import images_below, is_no_image, scan_folder
 from support.names import load_names, look_alikes
 from support.sampling import divide
 
@@ -286,32 +285,6 @@ def list_labeled(
     if not labeled:
         raise UserError(f"{root}: no images in its categories")
     return labeled
-
-
-def find_images(inputs: Iterable[str]) -> Iterator[str]:
-    """Yield the paths that `--input` means; decoding shows whether they are images.
-
-    A folder means all images in it and below, in string order; see `list_images`. A pattern,
-    "photos/*.jpg" or "**/*.png", means the files that match, in string order; "-" a list on
-    standard input, one path a line.
-    """
-    for word in inputs:
-        if word == "-":
-            if hasattr(sys.stdin, "reconfigure"):
-                sys.stdin.reconfigure(errors="surrogateescape")
-            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
-        elif os.path.isdir(word):
-            yield from files_below(word)
-        elif is_pattern(word):
-            for path in sorted(glob.glob(word, recursive=True)) or [word]:
-                yield from files_below(path) if os.path.isdir(path) else [path]
-        else:
-            yield word
-
-
-def is_pattern(word: str) -> bool:
-    """Return whether a word is a pattern, and not the name of an existing file."""
-    return glob.has_magic(word) and not os.path.lexists(word)
 
 
 def load_category_names(path: str | os.PathLike | None = None) -> dict[str, str]:

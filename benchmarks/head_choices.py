@@ -29,6 +29,7 @@ from common import (
 import features
 import fitting
 from model import REGIONS, Head
+from support import optimization
 from support.arguments import whole_number
 from support.devices import select_precision
 from support.record_store import default_cache_folder
@@ -116,7 +117,7 @@ def fit(
     power: float = 1.0,
     smoothing: float = fitting.LABEL_SMOOTHING,
     views: int = 1,
-    max_norm: float = fitting.MAX_NORM,
+    max_norm: float = optimization.MAX_NORM,
     batch_size: int = 16,
     learning_rate: float = 0.03,
     hidden_units: int = 512,
@@ -143,12 +144,10 @@ def fit(
     )
     torch.manual_seed(seed)
     classes = int(labels.max()) + 1
-    with mock.patch.multiple(
-        fitting,
-        balanced_order=fitting.balanced_order if balanced else unbalanced_order,
-        LABEL_SMOOTHING=smoothing,
-        MAX_NORM=max_norm,
-        REGIONS=REGIONS[regions],
+    order = optimization.balanced_order if balanced else unbalanced_order
+    with (
+        mock.patch.multiple(optimization, balanced_order=order, MAX_NORM=max_norm),
+        mock.patch.multiple(fitting, LABEL_SMOOTHING=smoothing, REGIONS=REGIONS[regions]),
     ):
         history = fitting.fit(
             Head(stored.shape[-1], hidden_units, classes, classes, dropout),

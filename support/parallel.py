@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import datetime
 import itertools
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
 
-from support.arguments import UserError
+from support.arguments import UserError, shorten
+
+VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")  # that torchrun sets
+JOIN_TIMEOUT = 50  # seconds
+WORK_TIMEOUT = 86_400  # while the first process reads a million files; an end is noticed at once
+ERROR_KEY = "error"  # of another process than the first, in the group's store
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,15 +35,71 @@ R = TypeVar("R")
 
 @contextlib.contextmanager
 def process_group() -> Iterator[int]:
-    """Join the process group of torchrun, if there is one; yields this process's rank."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    """Join the process group of torchrun, if there is one; yields this process's rank.
+
+    Raises:
+        UserError: the other processes do not come within JOIN_TIMEOUT, or the variables that
+            describe the group are incomplete: they may be those of another job.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield 0
         return
-    dist.init_process_group("gloo")
+    _join()
     try:
         yield dist.get_rank()
+    except UserError as error:
+        if dist.get_rank() > 0:  # the first process prints it
+            with contextlib.suppress(RuntimeError):
+                _store().set(ERROR_KEY, str(error))
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def _join() -> None:
+    """Initialize torch.distributed, in a thread: the main one then gets Ctrl-C and SIGTERM."""
+    values = {name: os.environ.get(name, "") for name in VARIABLES}
+    described = ", ".join(f"{name}={value}" for name, value in values.items() if value)
+    remedy = f"; to run alone: env -u {' -u '.join(VARIABLES)} python ..."
+    for name, value in values.items():
+        if not value or (name != "MASTER_ADDR" and not value.isdecimal()):
+            what = f"is {value!r}" if value else "is missing"
+            raise UserError(f"{described} ask for several processes, but {name} {what}{remedy}")
+    errors: list[Exception] = []
+
+    def initialize() -> None:
+        try:
+            timeout = datetime.timedelta(seconds=JOIN_TIMEOUT)
+            store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"image-classifier/{attempt}", store)
+            store.set(f"joined {rank}", "")
+            store.wait([f"joined {other}" for other in range(size)], timeout)
+            group = {"store": store, "rank": rank, "world_size": size}
+            timeout = datetime.timedelta(seconds=WORK_TIMEOUT)
+            dist.init_process_group("gloo", timeout=timeout, **group)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=initialize, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    if errors:
+        reason = shorten([f"{errors[0]}".partition("\n")[0]])
+        raise UserError(
+            f"{described}: the other processes did not come within {JOIN_TIMEOUT} seconds "
+            f"({reason}){remedy}"
+        ) from errors[0]
+
+
+def _store() -> dist.Store:
+    return dist.distributed_c10d._get_default_store()
+
+
+def is_first_process() -> bool:
+    """Return whether this is the only process, or the first one of torchrun."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -47,9 +113,13 @@ def _lost_process_is_an_error() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        reason = ""
+        with contextlib.suppress(RuntimeError):
+            if _store().check([ERROR_KEY]):
+                reason = f" ({_store().get(ERROR_KEY).decode()})"
         raise UserError(
-            "another process of this run has ended; the features computed so far are stored: "
-            "the same command continues from there"
+            f"another process of this run has ended{reason}; the features computed so far are "
+            "stored: the same command continues from there"
         ) from error
 
 
@@ -111,6 +181,52 @@ def scatter_and_gather(
         for results in gather(iter([list(work(chunks[rank]))]), 1):
             for result in results:
                 yield from result
+
+
+def load_ahead(
+    dataset: Dataset, batch_size: int, workers: int, collate: Callable[[list], T]
+) -> Iterator[T]:
+    """Yield batches of a dataset, in its order, loaded by processes.
+
+    Batches should hold arrays of numpy, which pass through pipes. Tensors would pass through shared
+    memory, of which containers have little.
+
+    Args:
+        workers: number of processes; 0 loads in this one.
+        collate: joins items into a batch.
+
+    See `failed_worker_is_an_error`.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # so that torch's global one does not change
+    )
+    yield from loader
+
+
+@contextlib.contextmanager
+def failed_worker_is_an_error() -> Iterator[None]:
+    """Raise UserError if a process of `load_ahead` fails: torch raises an error anywhere then."""
+    try:
+        yield
+    except (RuntimeError, OSError, MemoryError) as error:
+        if "DataLoader worker" not in f"{error}":
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        remedy = "try a smaller number of --workers; with 0, there is no other process"
+        raise UserError(f"a process that decodes images has failed: {reason}; {remedy}") from error
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which all processes get, to the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The thread that shares tensors would print a traceback if its connection is then closed.
+    sys.excepthook = lambda *_: None
 
 
 def map_ahead(

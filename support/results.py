@@ -1,24 +1,19 @@
-"""Predictions as text: a table to read, or the CSV, JSON and JSON-lines files of many images.
+"""Predictions as text: a table to read, or the CSV, JSON and JSON lines of many images.
 
-An output file grows as `FILE.partial` and is renamed when it is complete; an interrupted one can
-be resumed.
+See `support.result_file` for the files.
 """
 
 from __future__ import annotations
 
-import collections
 import csv
 import io
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from support.arguments import UserError, one_line
-from support.files import write_atomically
+from support.arguments import one_line
 
 BAR_LENGTH = 20  # characters, of a probability of 1
 COLUMNS = ("path", "rank", "category", "name", "probability", "error")  # of CSV
@@ -41,6 +36,14 @@ class Prediction(NamedTuple):
     category: str  # the folder's name in the training data
     name: str  # the category's name for people
     probability: float  # 0-1
+
+
+class Probabilities(NamedTuple):
+    """Probabilities for one image, or the error that prevented them."""
+
+    path: str
+    probs: Any  # tensor (num_classes,) float32, or None
+    error: str = ""
 
 
 class Result(NamedTuple):
@@ -146,135 +149,3 @@ def print_results(results: Iterable[Result], kind: str) -> Iterator[Result]:
         is_first = False
         yield result
     sys.stdout.write(FOOTERS.get(kind, ""))
-
-
-class OutputFile:
-    """A file of results, which is renamed to its final name when it is complete.
-
-    Until then it is `FILE.partial`, which `resume` continues after an interruption; without such a
-    file, it continues FILE itself.
-
-    Attributes:
-        done: how often each path is in it already.
-
-    Raises:
-        UserError: it cannot be written; or, with `resume`, the existing file is no output.
-    """
-
-    def __init__(self, path: str, resume: bool):
-        self.path, self.kind = Path(path), format_of(path)
-        self.partial = self.path.with_name(f"{self.path.name}.partial")
-        self.done: collections.Counter[str] = collections.Counter()
-        end = 0
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.is_dir():
-                raise IsADirectoryError(0, "is a folder")
-            is_complete = not self.partial.exists() and self.path.exists()
-            if resume and is_complete:
-                with open(self.path, "rb") as old:
-                    write_atomically(self.partial, lambda file: shutil.copyfileobj(old, file))
-            if resume and self.partial.exists():
-                self.done, end = read_output(self.partial, self.kind, is_complete)
-            self.file = open(self.partial, "r+" if end else "w", **BYTES_PRESERVED)
-            self.file.seek(end)
-            self.file.truncate()
-        except OSError as error:
-            raise self._cannot_write(error) from error
-
-    def missing(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yield those of the paths that are not in it yet."""
-        for path in paths:
-            if self.done[path]:
-                self.done[path] -= 1  # a path that is given twice is there twice
-            else:
-                yield path
-
-    def write(self, results: Iterable[Result]) -> None:
-        """Write results as they come, then rename the file.
-
-        Raises:
-            UserError: the disk is full, or the like.
-        """
-        try:
-            with self.file:
-                is_first = self.file.tell() == 0
-                self.file.write(HEADERS.get(self.kind, "") if is_first else "")
-                for result in results:
-                    self.file.write(format_result(result, self.kind, is_first))
-                    self.file.flush()
-                    is_first = False
-                self.file.write(FOOTERS.get(self.kind, ""))
-                self.file.flush()
-                os.fsync(self.file.fileno())
-            os.replace(self.partial, self.path)
-        except OSError as error:
-            raise self._cannot_write(error) from error
-
-    def _cannot_write(self, error: OSError) -> UserError:
-        return UserError(f"--output {self.path}: cannot write it: {error.strerror}")
-
-
-def read_output(path: Path, kind: str, is_complete: bool) -> tuple[collections.Counter[str], int]:
-    """Return how often each path is in an output file, and the byte where its last result ends.
-
-    Args:
-        is_complete: the file is not cut off. Else the last result of a CSV may lack rows, and does
-            not count.
-
-    Raises:
-        UserError: this program did not write the file.
-    """
-    header = HEADERS.get(kind, '{"path": ')
-    with open(path, **BYTES_PRESERVED) as file:
-        if not header.startswith(file.read(len(header))):
-            raise UserError(f"--resume: {path} is no .{kind} file of this program")
-        file.seek(0)
-        return _scan_csv(file, is_complete) if kind == "csv" else _scan_json(file, kind)
-
-
-def _scan_csv(lines: Iterable[str], is_complete: bool) -> tuple[collections.Counter[str], int]:
-    """Do the work of `read_output` for CSV."""
-    done: collections.Counter[str] = collections.Counter()
-    end, position, row, last = 0, 0, "", None
-    for line in lines:
-        row += line
-        if row.count('"') % 2:
-            continue  # within a path that has a line end
-        start, position = position, position + _byte_length(row)
-        try:
-            path, rank = next(csv.reader([row]))[:2]
-        except ValueError:
-            break  # cut off here
-        if not row.endswith("\n"):
-            break
-        if rank in ("", "1"):  # a result starts: the one before it is complete
-            done.update([last] if last else [])
-            end, last = start, path
-        row = ""
-    if is_complete and last:
-        done[last], end = done[last] + 1, position
-    return done, end
-
-
-def _scan_json(lines: Iterable[str], kind: str) -> tuple[collections.Counter[str], int]:
-    """Do the work of `read_output` for JSON and JSON lines: one result a line."""
-    done: collections.Counter[str] = collections.Counter()
-    end = position = 0
-    for line in lines:
-        start, position = position, position + _byte_length(line)
-        if kind == "jsonl" and not line.endswith("\n"):
-            break  # cut off here
-        if line.strip() in ("[", "]"):
-            continue
-        record = line.rstrip("\n" if kind == "jsonl" else ",\n")
-        try:
-            done[json.loads(record)["path"]] += 1
-        except (ValueError, KeyError, TypeError):
-            break
-        end = start + len(record.encode()) + (kind == "jsonl")
-    return done, end
-
-
-def _byte_length(text: str) -> int:
-    return len(text.encode(errors="surrogateescape"))

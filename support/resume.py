@@ -16,6 +16,41 @@ INPUTS_FILE = "images.csv"
 SAVE_INTERVAL = 2  # seconds at least between two states that are written
 
 
+def is_finished(checkpoint: Path, arguments: dict[str, Any]) -> bool:
+    """Return whether a checkpoint was written by a training with these arguments.
+
+    Raises:
+        UserError: no training is unfinished, and that of the checkpoint had other arguments.
+    """
+    if _folder_of(checkpoint).exists() or not checkpoint.exists():
+        return False
+    content = load_torch(checkpoint, "checkpoint")
+    previous = content.get("arguments") if isinstance(content, dict) else None
+    if not isinstance(previous, dict):
+        raise UserError(f"{checkpoint}: not a checkpoint of this program")
+    _check_arguments(previous, arguments, "finished")
+    return True
+
+
+def _folder_of(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}.unfinished")
+
+
+def _check_arguments(previous: dict[str, Any], arguments: dict[str, Any], kind: str) -> None:
+    """Raise UserError if a run had other arguments."""
+    for name, value in arguments.items():
+        if name != "resume" and previous.get(name) != value:
+            remedy = "type that, or leave out --resume to start from the beginning"
+            if kind == "finished":
+                remedy = (
+                    "its learning rate has come to 0, so that it cannot be continued; leave out "
+                    "--resume to train anew, with the stored features"
+                )
+            raise UserError(
+                f"--resume: the {kind} run had --{name} {previous.get(name)}, not {value}; {remedy}"
+            )
+
+
 class UnfinishedRun:
     """A folder `CHECKPOINT.unfinished` with the arguments and the last state of a training.
 
@@ -37,18 +72,14 @@ class UnfinishedRun:
         inputs: dict[str, str],
         resume: bool,
     ):
-        self.folder = checkpoint.with_name(f"{checkpoint.name}.unfinished")
+        self.folder = _folder_of(checkpoint)
         self.path = self.folder / "state.pth"
-        self.arguments, self.inputs_digest = arguments | {"resume": None}, ""
+        self.arguments, self.inputs_digest = arguments, ""
         self.content: dict[str, Any] | None = None
         self.saved_at = -math.inf
         if resume and self.path.exists():
-            kind = "state of an interrupted run"
-            # A copy: a memory-mapped file cannot be replaced on every system.
-            self.content = copy.deepcopy(load_torch(self.path, kind))
-            if not isinstance(self.content, dict) or "arguments" not in self.content:
-                raise UserError(f"{self.path}: not the {kind}; delete it")
-            self._check_arguments(self.content["arguments"])
+            self.content = self._load()
+            _check_arguments(self.content["arguments"], arguments, "interrupted")
             self._check_inputs(inputs)
             return
         if resume:
@@ -58,13 +89,22 @@ class UnfinishedRun:
         write_csv(self.folder / INPUTS_FILE, inputs.items())
         self.save(None)
 
-    def _check_arguments(self, previous: dict[str, Any]) -> None:
-        for name, value in self.arguments.items():
-            if previous.get(name) != value:
-                raise UserError(
-                    f"--resume: the interrupted run had --{name} {previous.get(name)}, not "
-                    f"{value}; type that, or leave out --resume to start from the beginning"
-                )
+    def _load(self) -> dict[str, Any]:
+        """Return what `save` wrote; a copy, since not every system replaces a file in use."""
+        remedy = "delete it, or leave out --resume"
+        try:
+            content = load_torch(self.path, "state of an interrupted run")
+        except UserError as error:
+            raise UserError(f"{error}; {remedy}") from error
+        if not (
+            isinstance(content, dict)
+            and isinstance(content.get("arguments"), dict)
+            and isinstance(content.get("features"), str)
+            and isinstance(content.get("state", ""), dict | None)
+        ):
+            kind = "not the state of an interrupted run"
+            raise UserError(f"{self.path}: {kind}; {remedy}")
+        return copy.deepcopy(content)
 
     def _check_inputs(self, inputs: dict[str, str]) -> None:
         """Raise UserError if files have come, gone or changed since the interrupted run."""
@@ -87,7 +127,10 @@ class UnfinishedRun:
         if state and time.monotonic() - self.saved_at < SAVE_INTERVAL:
             return
         content = {"arguments": self.arguments, "features": self.inputs_digest, "state": state}
-        save_torch(content, self.path)
+        try:
+            save_torch(content, self.path)
+        except UserError as error:  # such as a full disk, which may have space at the end
+            warn(f"{error}; if the training is interrupted, --resume starts from an earlier epoch")
         self.saved_at = time.monotonic()
 
     def state_for(self, inputs_digest: str) -> dict[str, Any] | None:

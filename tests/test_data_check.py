@@ -214,7 +214,8 @@ def test_check_without_a_file_prints_only(tiny, call, own_images, tmp_path, monk
 
 
 def test_a_report_that_cannot_be_written_is_named(tiny, call, own_images, tmp_path):
-    target = tmp_path / "no folder" / "report.csv"
+    (tmp_path / "file").touch()
+    target = tmp_path / "file" / "report.csv"
     done = call("train.py", "--data_dir", own_images, "--arch", tiny, "--check", target)
     assert_error(done, target)
 

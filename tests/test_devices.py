@@ -86,3 +86,34 @@ def test_workers_of_a_system_without_affinity(monkeypatch, cores, workers):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert devices.default_workers(CPU) == workers
+
+
+CGROUPS = {
+    "version 2": ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),
+    "version 2, own group": ("0::/a/b\n", {"a/b/cpu.max": "100000 100000\n"}, 1),
+    "version 2, no limit": ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+    "version 1": (
+        "3:cpuset:/\n2:cpu,cpuacct:/x\n",
+        {"cpu/x/cpu.cfs_quota_us": "50000\n", "cpu/x/cpu.cfs_period_us": "100000\n"},
+        1,
+    ),
+    "version 1, no limit": (
+        "2:cpu:/\n",
+        {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+        8,
+    ),
+    "none": ("", {}, 8),
+}
+
+
+@pytest.mark.parametrize("case", CGROUPS)
+def test_the_limit_of_a_cgroup_counts_like_an_affinity(monkeypatch, tmp_path, case):
+    groups, contents, cores = CGROUPS[case]
+    (tmp_path / "cgroup").write_text(groups)
+    for name, content in contents.items():
+        (tmp_path / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "files" / name).write_text(content)
+    monkeypatch.setattr(devices, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(devices, "CGROUP_FILES", tmp_path / "files")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert devices.available_cores() == cores

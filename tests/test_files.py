@@ -100,45 +100,6 @@ def test_a_path_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path, lo
     assert (tmp_path / "file").read_text() == "old"
 
 
-# ---------------------------------------------------------------- output paths
-
-
-@pytest.mark.parametrize(
-    ("text", "file"),
-    [
-        ("model.pth", "model.pth"),
-        ("folder", "folder/default.pth"),
-        ("folder.v2", "folder.v2/default.pth"),
-        ("new", "new/default.pth"),
-        ("new.v2/", "new.v2/default.pth"),
-        ("new/deep/model.pt", "new/deep/model.pt"),
-    ],
-)
-def test_an_output_path_is_a_file_or_a_folder(tmp_path, text, file):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder.v2").mkdir()
-    path = files.output_path(f"{tmp_path}/{text}", "default.pth", "--flag")
-    assert path == tmp_path / file
-    assert path.parent.is_dir() and not list(path.parent.glob("*.p*"))
-
-
-@pytest.mark.parametrize("text", ["file/a.pth", "file/new/", "taken", "x" * 5000 + "/a.pth"])
-def test_an_output_path_that_cannot_be_written_is_a_users_error(tmp_path, text):
-    (tmp_path / "file").touch()
-    (tmp_path / "taken" / "default.pth").mkdir(parents=True)
-    path = f"{tmp_path}/{text}"
-    with pytest.raises(UserError, match=f"^--flag {re.escape(path)}: cannot write there: ."):
-        files.output_path(path, "default.pth", "--flag")
-
-
-@pytest.mark.parametrize("mode", [0o000, 0o555])
-@pytest.mark.parametrize("name", ["model.pth", "new/model.pth", "new/folder"])
-def test_a_folder_that_may_not_be_written_is_a_users_error(locked_folder, name, mode):
-    locked_folder.chmod(mode)
-    with pytest.raises(UserError, match="^--flag .*locked.*Permission denied"), not_root():
-        files.output_path(str(locked_folder / name), "default.pth", "--flag")
-
-
 # ---------------------------------------------------------------- torch files
 
 
@@ -240,11 +201,50 @@ def test_an_unsafe_file_is_named_and_not_executed(tmp_path, case):
     UNSAFE_FILES[case](path)
     with pytest.raises(UserError) as error:
         files.load_torch(path, "weights file")
-    is_file = case not in ("pipe", "missing", "folder")
-    reason = "not a weights file that this program can read" if is_file else "no such weights file"
+    reasons = {"folder": "is a folder, not a weights file"}
+    reasons |= dict.fromkeys(("pipe", "missing"), "no such weights file")
+    reason = reasons.get(case, "not a weights file that this program can read")
     assert str(error.value) == f"{path}: {reason}"
     assert CAUSES.get(case.split(",")[0], "") in str(error.value.__cause__)
     assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, seed):
+    path, random = tmp_path / "file.pth", np.random.default_rng(seed)
+    content = {"a": torch.randn(3000), "b": {"c": ["text", 0.5]}}
+    torch.save(content, path)
+    original, refused = path.read_bytes(), 0
+    for position in random.integers(0, 8 * len(original), 60):
+        flipped = bytearray(original)
+        flipped[position // 8] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        try:
+            loaded = files.load_torch(path, "checkpoint")
+        except UserError:
+            refused += 1
+            continue
+        assert torch.equal(loaded["a"], content["a"]) and loaded["b"] == content["b"]
+    assert refused > 40  # most bits are those of the tensor
+
+
+def test_an_archive_with_overlapping_or_huge_parts_is_refused(tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save({f"category {number}": number for number in range(50_000)}, path)
+    with pytest.raises(UserError) as error:
+        files.load_torch(path, "checkpoint")
+    assert "larger than any" in str(error.value.__cause__)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", bytes(10_000))
+        item = archive.infolist()[0]
+        for number in range(100):  # all have the same bytes
+            copy_of = zipfile.ZipInfo(f"data{number}")
+            copy_of.header_offset, copy_of.CRC = item.header_offset, item.CRC
+            copy_of.file_size = copy_of.compress_size = item.file_size
+            archive.filelist.append(copy_of)
+    with pytest.raises(UserError) as error:
+        files.load_torch(path, "checkpoint")
+    assert "overlap" in str(error.value.__cause__)
 
 
 def test_the_hostile_files_do_what_they_are_meant_to(tmp_path):
@@ -407,9 +407,10 @@ def test_bytes_of_file_names_that_are_not_text_are_escaped(tmp_path):
     assert (tmp_path / "table.csv").read_bytes() == b"a\\udcff.jpg\r\n"
 
 
-@pytest.mark.parametrize("name", ["no folder/table.csv", "folder", "x" * 5000])
+@pytest.mark.parametrize("name", ["file/table.csv", "folder", "x" * 5000])
 def test_a_csv_file_that_cannot_be_written_is_a_users_error(tmp_path, name):
     (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
     reason = f"^{re.escape(str(tmp_path / name))}: cannot write it: [A-Z]"
     with pytest.raises(UserError, match=reason):
         files.write_csv(tmp_path / name, [("a",)])
@@ -422,10 +423,34 @@ def test_the_ending_of_a_figures_name_is_its_format(tmp_path, name, kind):
         assert (image.format, image.size) == (kind, (200, 100))
 
 
-@pytest.mark.parametrize("name", ["no folder/a.png", "a.what", "folder.png"])
+@pytest.mark.parametrize("name", ["file/a.png", "a.what", "folder.png"])
 def test_a_figure_that_cannot_be_written_is_a_users_error(tmp_path, name):
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
     reason = f"^{re.escape(str(tmp_path / name))}: cannot write it: [A-Z]"
     with pytest.raises(UserError, match=reason):
         files.save_figure(Figure(), tmp_path / name)
-    assert os.listdir(tmp_path) == ["folder.png"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.png"]
+
+
+def test_a_full_disk_preserves_figures_and_tables(tmp_path):
+    write = {
+        "a.csv": lambda path: files.write_csv(path, [("x" * 1000,)] * 200),
+        "a.png": lambda path: files.save_figure(Figure((20, 20), dpi=100), path),
+        "a.svg": lambda path: files.save_figure(Figure((20, 20)), path),
+    }
+    for name, write_it in write.items():
+        (tmp_path / name).write_text("old")
+        with full_disk(1000), pytest.raises(UserError, match=f"{name}: cannot write it: File too"):
+            write_it(tmp_path / name)
+        assert (tmp_path / name).read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(write)
+
+
+def test_a_font_that_lacks_letters_is_warned_of_in_one_line(tmp_path, capfd):
+    figure = Figure((2, 1))
+    figure.text(0, 0, "\U0001f33b ひまわり")
+    files.save_figure(figure, tmp_path / "a.png")
+    out, err = capfd.readouterr()
+    [line] = err.splitlines()
+    assert line.startswith(f"warning: {tmp_path}/a.png: the font lacks some letters") and out == ""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import same_bits, small_backbone
+from conftest import nonsense_server, same_bits, small_backbone
 
 from support import imagenet_weights
 from support.arguments import UserError
@@ -272,3 +272,12 @@ def test_a_host_that_does_not_answer_is_given_up(sources, monkeypatch):
         with pytest.raises(UserError, match=f"{sources.url} \\(.*timed out"):
             sources.load("vgg13")
     assert socket.getdefaulttimeout() == previous
+
+
+def test_a_proxy_that_answers_nonsense_is_given_up(sources, monkeypatch):
+    with nonsense_server() as port:
+        sources.url = "http://example.invalid/vgg13-01234567.pth"
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        monkeypatch.setattr("urllib.request._opener", None)  # it knows the proxies of before
+        with pytest.raises(UserError, match=f"{sources.url} \\(.*nonsense"):
+            sources.load("vgg13")

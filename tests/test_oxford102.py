@@ -1,14 +1,17 @@
 """support.oxford102: the download of Oxford-102 and its two splits, from a small archive."""
 
+import functools
 import hashlib
 import os
 import re
 import shutil
 import tarfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from conftest import all_images, draw
+from conftest import all_images, draw, nonsense_server
 from scipy.io import savemat
 from torchvision.datasets import Flowers102
 
@@ -135,3 +138,34 @@ def test_without_a_network_the_error_names_the_folder_for_the_archive(archive, t
         download_oxford102(tmp_path / "flowers")
     assert str(archive) in str(error.value) and "https://www.robots.ox.ac.uk" in str(error.value)
     assert not (tmp_path / "flowers").exists()
+
+
+def test_a_truncated_archive_is_named_and_replaced(archive, tmp_path, monkeypatch, capsys):
+    server = shutil.copytree(archive, tmp_path / "server")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=server)
+    path = archive / "102flowers.tgz"
+    path.write_bytes(path.read_bytes()[:-100])
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(Flowers102, "_download_url_prefix", url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        download_oxford102(tmp_path / "flowers")
+        server.shutdown()
+    assert f"warning: {path}: damaged or incomplete; it is deleted" in capsys.readouterr().err
+    assert_all_images(tmp_path / "flowers")
+
+
+def test_a_server_that_answers_nonsense_is_an_error_in_one_line(
+    archive, tmp_path, monkeypatch, call
+):
+    (archive / "setid.mat").unlink()
+    with nonsense_server() as port:
+        monkeypatch.setattr(Flowers102, "_download_url_prefix", "http://example.invalid/")
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        monkeypatch.setattr("urllib.request._opener", None)  # it knows the proxies of before
+        flags = ("--data_dir", tmp_path / "flowers", "--output_cat", 3, "--download")
+        done = call("train.py", *flags)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("train.py: error: cannot download Oxford-102: ")
+    assert "Traceback" not in done.stderr

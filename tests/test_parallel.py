@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -29,6 +30,7 @@ from conftest import (
 )
 
 from support.parallel import (
+    VARIABLES,
     broadcast,
     broadcast_tensors,
     gather,
@@ -256,3 +258,123 @@ def test_the_loss_of_a_process_is_reported_in_one_line(training):
     done = subprocess.CompletedProcess(first.args, first.returncode, out, err)
     assert_error(done, "another process", "stored", "same command")
     assert_features_are_stored(cache, checkpoint)
+
+
+# ---------------------------------------------------------------- variables of another job
+
+JOIN = """
+from support import arguments, parallel
+parallel.JOIN_TIMEOUT = 2
+def main():
+    print("waiting", flush=True)
+    with parallel.process_group():
+        print("joined", flush=True)
+arguments.run_script(main, "train.py")
+"""
+
+
+def join(**variables) -> subprocess.Popen:
+    env = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return subprocess.Popen(
+        [sys.executable, "-c", JOIN],
+        cwd=ROOT,
+        env=env | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+LEFTOVER = {"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_processes_that_do_not_come_are_an_error_that_names_the_variables(rank):
+    process = join(**LEFTOVER | {"RANK": rank, "MASTER_PORT": free_port()})
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, out) == (2, "waiting\n")
+    line = err.splitlines()[-1]
+    assert line.startswith(f"train.py: error: WORLD_SIZE=4, RANK={rank}, MASTER_ADDR=127.0.0.1, ")
+    assert "did not come within 2 seconds (" in line
+    assert "; to run alone: env -u WORLD_SIZE -u RANK" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"WORLD_SIZE": "four"}, "WORLD_SIZE is 'four'"),
+        ({"RANK": "x"}, "RANK is 'x'"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR is missing"),
+        ({"MASTER_PORT": "-1"}, "MASTER_PORT is '-1'"),
+    ],
+)
+def test_invalid_variables_are_named(changes, reason):
+    process = join(**LEFTOVER | changes)
+    _, err = process.communicate(timeout=TIMEOUT)
+    [line] = err.splitlines()
+    assert process.returncode == 2 and reason in line and "to run alone: env -u WORLD_SIZE" in line
+
+
+def test_a_signal_ends_the_waiting():
+    process = join(**LEFTOVER | {"MASTER_PORT": free_port()})
+    assert process.stdout.readline() == "waiting\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, err.splitlines()[-1]) == (143, "train.py: terminated")
+
+
+def test_a_process_that_was_killed_is_started_again_by_torchrun(training):
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("this system has no /proc, which lists the processes of torchrun")
+    flags, cache, checkpoint = training
+    process = start(flags, (*TORCHRUN, "--nproc_per_node=2", "--max_restarts=1"))
+    wait_for_features(cache, process)
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, err
+    assert checkpoint.exists() and "test accuracy" in out
+
+
+def test_the_error_of_another_process_is_printed_once_by_the_first(training, tmp_path):
+    flags, cache, _ = training
+    launcher = (*TORCHRUN, "--nproc_per_node=2")
+    done = run(SCRIPT, *flags, "--learning_rate", "-1", launcher=launcher, env=ONE_THREAD)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("train.py: error: ")]
+    assert len(lines) == 1 and "--learning_rate" in lines[0]
+
+
+# ---------------------------------------------------------------- processes that decode
+
+
+def test_decoding_needs_no_shared_memory(training):
+    """As in a container: /dev/shm is small."""
+    flags, cache, checkpoint = training
+    mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small /dev/shm")
+    words = [sys.executable, ROOT / SCRIPT, *flags, "--workers", 2, "--views", 40]
+    command = shlex.join(map(str, words))
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{mount} && exec {command}"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.exists()
+
+
+def test_a_decoding_process_that_is_killed_ends_the_run_in_one_line(training):
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("this system has no /proc, which lists the processes that decode")
+    flags, cache, checkpoint = training
+    process = start((*flags, "--workers", 2))
+    wait_for_features(cache, process)
+    for child in children(process.pid):
+        os.kill(child, signal.SIGKILL)
+    out, err = process.communicate(timeout=TIMEOUT)
+    done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    assert_error(done, "a process that decodes images has failed", "--workers")
+    assert not children(process.pid)

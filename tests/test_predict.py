@@ -38,6 +38,7 @@ import predict
 import train
 import utils
 from model import Classifier, Head, load_checkpoint
+from support import folders
 from support.arguments import UserError
 from support.devices import select_precision
 from support.results import FORMATS
@@ -323,23 +324,23 @@ def test_verbose_prints_the_digest_of_the_checkpoint(predict_image, checkpoint):
 
 
 def test_folders_patterns_and_lists_are_in_order(photos, monkeypatch):
-    paths = [Path(path).relative_to(photos).as_posix() for path in utils.find_images([photos])]
+    paths = [Path(path).relative_to(photos).as_posix() for path in folders.find_files([photos])]
     assert paths == sorted(paths) and len(paths) == 7
     assert not [path for path in paths if "hidden" in path]
-    matches = list(utils.find_images([f"{photos}/b/*image.jpg", f"{photos}/copy*"]))
+    matches = list(folders.find_files([f"{photos}/b/*image.jpg", f"{photos}/copy*"]))
     assert matches == sorted(map(str, photos.glob("b/*image.jpg"))) + [str(photos / "copy of 0")]
-    assert list(utils.find_images([f"{photos}/**/deeper"])) == [
+    assert list(folders.find_files([f"{photos}/**/deeper"])) == [
         str(path) for path in sorted((photos / "a sub-folder" / "deeper").iterdir())
     ]
     monkeypatch.setattr(sys, "stdin", io.StringIO("one.jpg\n\n two words.jpg\r\n"))
-    assert list(utils.find_images(["x", "-"])) == ["x", "one.jpg", " two words.jpg"]
-    assert list(utils.find_images(["no such*"])) == ["no such*"]  # reading it will report why
+    assert list(folders.find_files(["x", "-"])) == ["x", "one.jpg", " two words.jpg"]
+    assert list(folders.find_files(["no such*"])) == []
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
     for name in ("a[1].jpg", "a1.jpg"):
         (tmp_path / name).touch()
-    assert list(utils.find_images([str(tmp_path / "a[1].jpg")])) == [str(tmp_path / "a[1].jpg")]
+    assert list(folders.find_files([str(tmp_path / "a[1].jpg")])) == [str(tmp_path / "a[1].jpg")]
 
 
 def test_links_are_followed_but_not_in_a_circle(tmp_path):
@@ -351,7 +352,7 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path):
     (tmp_path / "a" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "a" / "missing").symlink_to("nothing")
     (tmp_path / "a" / "y").symlink_to("x")
-    names = [Path(path).name for path in utils.find_images([str(tmp_path / "a")])]
+    names = [Path(path).name for path in folders.find_files([str(tmp_path / "a")])]
     assert names == ["z", "z", "missing", "x", "y"]
 
 
@@ -364,7 +365,7 @@ def expected(checkpoint, photos):
     model = load_checkpoint(checkpoint)
     model.backbone.to(select_precision(torch.device("cpu")))
     results = []
-    for path in utils.find_images([str(photos)]):
+    for path in folders.find_files([str(photos)]):
         try:
             [best] = predict.predict(model, [path], top_k=2, names=utils.load_category_names())
             results.append({"path": path, "predictions": best})
@@ -396,7 +397,7 @@ def test_a_file_or_standard_output_has_every_result(predict_images, expected, tm
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 2 and "a damaged one.jpg: not an image" in warnings[0]
     assert done.stderr.splitlines()[-1] == "5 images predicted, 2 could not be read"
-    assert os.listdir(path.parent) == [path.name]
+    assert sorted(os.listdir(path.parent)) == [path.name, f"{path.name}.settings"]
 
 
 def test_a_file_and_standard_output_may_differ_in_format(predict_images, photos, tmp_path):
@@ -492,7 +493,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(trained, photos, uninterrupte
         watchdog = threading.Timer(TIMEOUT, process.kill)  # readline would wait forever
         watchdog.daemon = True
         watchdog.start()
-        for image in itertools.islice(utils.find_images([str(photos)]), 5):
+        for image in itertools.islice(folders.find_files([str(photos)]), 5):
             process.stdin.write(f"{image}\n")
             process.stdin.flush()
             assert json.loads(process.stdout.readline())["path"] == image
@@ -523,7 +524,7 @@ def test_an_output_that_cannot_be_written_or_continued_is_reported(predict_image
     assert_error(done, "folder.csv", "is a folder")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     done = predict_images("--output", tmp_path / "other.csv", "--resume")
-    assert_error(done, "other.csv", "--resume")
+    assert_error(done, "other.csv", "--output")
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
     assert_error(predict_images("--output", tmp_path / "out.xlsx"), "out.xlsx", ".jsonl")
     assert_error(predict_images("--resume"), "--resume", "--output")
@@ -692,3 +693,98 @@ def test_an_image_that_comes_out_black_is_warned_of_unless_quiet(trained, call, 
     assert done.stderr.count("dark.png: comes out nearly black") == 1
     assert done.stderr.count("darker.png: comes out nearly black") == 1
     assert call("predict.py", *flags, "--quiet").stderr == ""
+
+
+# ---------------------------------------------------------------- files that are not replaced
+
+
+@pytest.fixture
+def own_files(checkpoint, images, tmp_path) -> dict[str, Path]:
+    """Copies of a checkpoint, an image and a file of names, in the working folder."""
+    files = {name: tmp_path / name for name in ("c.pth", "image.png", "names.json", "photo.csv")}
+    shutil.copy(checkpoint, files["c.pth"])
+    utils.load_image(images / TEST_IMAGE).save(files["image.png"])
+    files["names.json"].write_text('{"1": "one"}')
+    shutil.copy(files["image.png"], files["photo.csv"])  # an image, whatever its name says
+    (tmp_path / "link.png").symlink_to("image.png")
+    (tmp_path / "link.pth").symlink_to("c.pth")
+    os.link(files["names.json"], tmp_path / "second.json")
+    return files
+
+
+REPLACEMENTS = [
+    ("--plot", "image.png"),
+    ("--heatmap", "image.png"),
+    ("--plot", "link.png"),
+    ("--plot", "./x/../image.png"),
+    ("--output", "names.json"),
+    ("--output", "second.json"),
+    ("--output", "photo.csv"),
+    ("--to_onnx", "c.pth"),
+    ("--to_onnx", "link.pth"),
+    ("--to_onnx", "image.png"),
+    ("--to_onnx", "photo.csv"),
+]
+
+
+@pytest.mark.parametrize(("flag", "name"), REPLACEMENTS)
+def test_what_a_command_reads_or_is_plainly_something_else_is_not_replaced(
+    call, own_files, tmp_path, monkeypatch, flag, name
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    before = {file: file.read_bytes() for file in own_files.values()}
+    files = ("--checkpoint", "c.pth", "--category_names", "names.json")
+    done = call("predict.py", "--input", "image.png", *files, flag, name)
+    assert_error(done, flag, name.removeprefix("./"))
+    assert {file: file.read_bytes() for file in own_files.values()} == before
+    assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob("*.settings"))
+
+
+def test_a_pipe_is_not_replaced_by_a_file(predict_images, tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert_error(predict_images("--output", tmp_path / "pipe.csv"), "--output", "pipe")
+    assert (tmp_path / "pipe.csv").is_fifo()
+
+
+def test_an_output_is_not_continued_with_another_command(
+    predict_images, checkpoint, tmp_path, photos
+):
+    output = ("--output", tmp_path / "out.csv")
+    one = [photos / "copy of 0"]
+    assert predict_images(*output, inputs=one).returncode == 0
+    before = (tmp_path / "out.csv").read_bytes()
+    for flags in (("--top_k", 2), ("--means", "0", "0", "0"), ("--min_probability", 0.5)):
+        done = predict_images(*output, *flags, "--resume")
+        assert_error(done, f"made with another {flags[0]} ")
+    other = changed_checkpoint(checkpoint, tmp_path / "other.pth", temperature=3.0)
+    assert_error(predict_images(*output, "--resume", "--checkpoint", other), "another --checkpoint")
+    assert (tmp_path / "out.csv").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["other.pth", "out.csv", "out.csv.settings"]
+    assert predict_images(*output, "--resume").returncode == 1  # the others are added
+    assert (tmp_path / "out.csv").read_bytes().startswith(before)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("nothing*.jpg", "--input nothing*.jpg: no file matches this pattern"),
+        ("", "--input: a path is empty"),
+        (" ", "--input: a path is empty"),
+    ],
+)
+def test_an_input_that_means_nothing_is_named(predict_images, word, reason):
+    assert_error(predict_images(inputs=[word]), reason)
+
+
+def test_a_folder_is_no_checkpoint(predict_image, tmp_path):
+    done = predict_image(**{"--checkpoint": tmp_path})
+    assert_error(done, tmp_path, "is a folder, not a checkpoint")
+
+
+def test_under_torchrun_one_image_is_printed_once(trained, images):
+    launcher = (*TORCHRUN, "--nproc_per_node=2")
+    flags = ("--input", images / TEST_IMAGE, "--checkpoint", trained.checkpoint)
+    done = run("predict.py", *flags, launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    assert len(table_rows(done.stdout)) == 1

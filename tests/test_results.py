@@ -1,4 +1,4 @@
-"""results: most_likely, the table, the CSV, JSON and JSON-lines formats, resuming a file."""
+"""support.results: most_likely, the table, and the CSV, JSON and JSON-lines formats."""
 
 import csv
 import io
@@ -11,8 +11,8 @@ import torch
 from conftest import parse_results, table_rows
 
 from support import results
-from support.arguments import UserError
-from support.results import OutputFile, Prediction, Result
+from support.result_file import OutputFile
+from support.results import Prediction, Result
 
 CATEGORIES = ["1", "10", "2", "x y"]
 NOT_TEXT = os.fsdecode(b"of \xff bytes")
@@ -93,9 +93,10 @@ def test_a_terminal_without_blocks_gets_other_bars(predictions, monkeypatch):
 # ---------------------------------------------------------------- formats
 
 
-def write(path, content, resume: bool = False) -> bytes:
+def write(path, content) -> bytes:
     """Write results to an output file; returns its bytes."""
-    OutputFile(str(path), resume).write(content)
+    with OutputFile(str(path), False, {}) as output:
+        output.write(content)
     return path.read_bytes()
 
 
@@ -110,7 +111,7 @@ def print_all(content, kind: str, capsys) -> str:
 def test_a_file_and_standard_output_have_every_result(tmp_path, capsys, kind):
     path = tmp_path / "new folder" / f"out.{kind.upper()}"
     content = write(path, EXAMPLES)
-    assert os.listdir(path.parent) == [path.name]
+    assert sorted(os.listdir(path.parent)) == [path.name, f"{path.name}.settings"]
     parsed = parse_results(content.decode(errors="surrogateescape"), kind)
     assert [item["path"] for item in parsed] == PATHS
     for item, result in zip(parsed, EXAMPLES, strict=True):
@@ -160,84 +161,3 @@ def test_each_result_is_printed_as_soon_as_it_comes(capsys, kind):
         text += capsys.readouterr().out
         footer = results.FOOTERS.get(kind, "")
         assert text == print_all(TEXT_ONLY[:number], kind, capsys).removesuffix(footer)
-
-
-# ---------------------------------------------------------------- resuming
-
-
-@file_formats
-def test_an_output_that_is_cut_off_anywhere_is_completed(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)  # a thousand of them take seconds
-    path, partial = tmp_path / f"out.{kind}", tmp_path / f"out.{kind}.partial"
-    lengths = [len(write(path, EXAMPLES[:count])) for count in range(1, len(EXAMPLES) + 1)]
-    complete = path.read_bytes()
-    by_path = {result.path: result for result in EXAMPLES}
-    for length in range(len(complete) + 1):
-        path.unlink()
-        partial.write_bytes(complete[:length])
-        output = OutputFile(str(path), True)
-        missing = list(output.missing(PATHS))
-        output.write(by_path[path] for path in missing)
-        assert path.read_bytes() == complete, length
-        stored = sum(end <= length for end in lengths)
-        assert len(missing) <= len(EXAMPLES) - stored + (kind == "csv")  # its last may lack rows
-    assert os.listdir(tmp_path) == [path.name]
-
-
-@file_formats
-def test_a_cut_off_result_of_an_image_that_is_no_longer_there_is_removed(tmp_path, kind):
-    path, partial = tmp_path / f"out.{kind}", tmp_path / f"out.{kind}.partial"
-    expected = write(path, EXAMPLES[:2])
-    complete = write(path, EXAMPLES[:3])
-    assert expected.endswith(b"\n") and complete.endswith(b"\n")
-    path.unlink()
-    partial.write_bytes(complete[: len(expected) + 10])  # within the third result
-    output = OutputFile(str(path), True)
-    by_path = {result.path: result for result in EXAMPLES}
-    output.write(by_path[image] for image in output.missing(PATHS[:2]))
-    assert path.read_bytes() == expected
-
-
-@file_formats
-def test_new_images_are_added_to_a_complete_output(tmp_path, kind):
-    path = tmp_path / f"out.{kind}"
-    write(path, EXAMPLES[:4])
-    output = OutputFile(str(path), True)
-    assert output.done.total() == 4
-    assert list(output.missing(PATHS)) == [NOT_TEXT, "ünïcode"]
-    assert path.exists()  # until the new one is complete
-    output.write(EXAMPLES[4:])
-    added = path.read_bytes()
-    assert write(path, EXAMPLES) == added
-
-
-@file_formats
-def test_without_resume_an_output_is_replaced(tmp_path, kind):
-    path = tmp_path / f"out.{kind}"
-    expected = write(path, EXAMPLES[:1])
-    write(path, EXAMPLES)
-    (tmp_path / f"out.{kind}.partial").write_text("of an earlier run")
-    output = OutputFile(str(path), False)
-    assert list(output.missing(PATHS)) == PATHS
-    output.write(EXAMPLES[:1])
-    assert path.read_bytes() == expected
-    assert os.listdir(tmp_path) == [path.name]
-
-
-@file_formats
-@pytest.mark.parametrize("suffix", ["", ".partial"])
-def test_a_file_of_another_program_is_not_continued(tmp_path, kind, suffix):
-    path = tmp_path / f"out.{kind}{suffix}"
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=rf"--resume: .*out\.{kind}\.partial is no \.{kind} file"):
-        OutputFile(str(tmp_path / f"out.{kind}"), True)
-    assert path.read_text() == "a,b\n1,2\n"
-
-
-def test_an_output_that_cannot_be_written_is_an_error(tmp_path):
-    (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(UserError, match="folder.csv: cannot write it: is a folder"):
-        OutputFile(str(tmp_path / "folder.csv"), False)
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file/a.csv: cannot write it"):
-        OutputFile(str(tmp_path / "file" / "a.csv"), False)

@@ -1,5 +1,6 @@
 """support.resume and train.py --resume: what an interrupted run leaves, and how it is resumed."""
 
+import contextlib
 import os
 import random
 import re
@@ -17,9 +18,9 @@ from conftest import ROOT, TIMEOUT, assert_error, draw, full_disk, make_images, 
 import train
 from support import resume
 from support.arguments import UserError
-from support.resume import UnfinishedRun
+from support.resume import UnfinishedRun, is_finished
 
-KILLS = int(os.environ.get("KILLS", 0))  # at random epochs, in addition to those below
+KILLS = int(os.environ.get("KILLS", 4))  # at random moments, in addition to those below
 
 
 # ---------------------------------------------------------------- UnfinishedRun
@@ -129,7 +130,20 @@ def test_nothing_to_resume_is_warned_of(checkpoint, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("content", [b"garbage", b"", [1, 2], {"other": 1}], ids=str)
+FOREIGN = [
+    b"garbage",
+    b"",
+    [1, 2],
+    {"other": 1},
+    torch.zeros(3),
+    {"arguments": ARGUMENTS},
+    {"arguments": [1], "features": "", "state": None},
+    {"arguments": ARGUMENTS, "features": 3, "state": None},
+    {"arguments": ARGUMENTS, "features": "", "state": [1]},
+]
+
+
+@pytest.mark.parametrize("content", FOREIGN, ids=str)
 def test_garbage_is_not_resumed(checkpoint, content):
     path = checkpoint.parent / "model.pth.unfinished" / "state.pth"
     path.parent.mkdir()
@@ -139,6 +153,28 @@ def test_garbage_is_not_resumed(checkpoint, content):
         torch.save(content, path)
     with pytest.raises(UserError, match="state.pth: not .* state of an interrupted run"):
         UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True)
+
+
+def test_a_state_that_cannot_be_written_is_a_warning(checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
+    run = start_run(checkpoint, state={"epoch": 1})
+    with full_disk(1000):
+        run.save({"epoch": 2, "tensor": torch.zeros(1000)})
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and "state.pth: cannot write it: File too large" in line
+    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("digest") == {"epoch": 1}
+
+
+def test_a_finished_run_is_recognized_by_its_arguments(checkpoint):
+    assert not is_finished(checkpoint, ARGUMENTS)
+    torch.save({"arguments": ARGUMENTS | {"resume": True}}, checkpoint)
+    assert is_finished(checkpoint, ARGUMENTS)
+    with pytest.raises(
+        UserError, match="the finished run had --epochs 3, not 9; its learning rate"
+    ):
+        is_finished(checkpoint, ARGUMENTS | {"epochs": 9})
+    start_run(checkpoint)
+    assert not is_finished(checkpoint, ARGUMENTS | {"epochs": 9})
 
 
 # ---------------------------------------------------------------- train.py --resume
@@ -216,7 +252,6 @@ def uninterrupted(data, tiny, tmp_path_factory):
         "features",
         "epoch 20/60",
         "epoch 60/60",
-        *(f"epoch {random.Random(number).randint(1, 60):2}/60" for number in range(KILLS)),
     ],
 )
 def test_a_killed_run_is_resumed_to_the_same_bits(data, uninterrupted, call, tmp_path, moment):
@@ -238,6 +273,47 @@ def test_a_killed_run_is_resumed_to_the_same_bits(data, uninterrupted, call, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "model.pth"]
     if moment == "epoch 20/60" and is_unfinished:
         assert len(epochs_of(done.stdout)) <= 41  # it did not start from the beginning
+
+
+def processes_of_group(group: int) -> list[str]:
+    """List the processes of a process group that still run."""
+    listed = subprocess.run(["ps", "-eo", "pgid,stat,args"], capture_output=True, text=True)
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    return [row[2] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_run_is_resumed_after_any_signal_at_any_moment(
+    data, uninterrupted, call, tmp_path, number
+):
+    """While it imports, computes features, fits, saves or reports, with and without workers."""
+    rng = random.Random(number)
+    name = rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+    arguments = [word for word in words(data, tmp_path) if word != "--no_report"]
+    arguments[arguments.index("--workers") + 1] = rng.choice([0, 2])
+    process = start(arguments, slow=0.02)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(rng.uniform(0, 12))
+    if name == signal.SIGKILL:
+        process.kill()  # the processes that decode have to notice it
+    elif process.poll() is None:
+        os.killpg(process.pid, name)
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert "Traceback" not in err
+    wait_until(lambda: not processes_of_group(process.pid))
+    done = call("train.py", *arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert same_bits(state_of(tmp_path / "model.pth"), uninterrupted)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    report = [f"model.{suffix}" for suffix in ("categories.csv", "confusion.png", "curves.png")]
+    assert names == ["cache", *report, "model.history.csv", "model.mistakes.png", "model.pth"]
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5])
@@ -363,11 +439,9 @@ def test_without_an_interruption_the_run_starts_from_the_beginning(data, tiny, c
     assert torch.load(tmp_path / "model.pth", weights_only=True)["format_version"]
 
 
-@pytest.mark.parametrize(
-    ("interval", "file"), [(10**6, "model.pth"), (0, "model.pth.unfinished/state.pth")]
-)
+@pytest.mark.parametrize("interval", [10**6, 0])
 def test_a_full_disk_preserves_the_previous_checkpoint(
-    data, tiny, call, tmp_path, monkeypatch, interval, file
+    data, tiny, call, tmp_path, monkeypatch, interval
 ):
     monkeypatch.setattr(resume, "SAVE_INTERVAL", interval)
     flags = ("--hidden_units", 20_000)  # so that the checkpoint is larger than other files
@@ -375,9 +449,119 @@ def test_a_full_disk_preserves_the_previous_checkpoint(
     before = (tmp_path / "model.pth").read_bytes()
     with full_disk(len(before) // 2):
         done = call("train.py", *words(data, tmp_path, *flags, epochs=2))
-    assert_error(done, f"{tmp_path / file}: cannot write it: File too large")
+    assert_error(done, f"{tmp_path / 'model.pth'}: cannot write it: File too large")
+    assert "epoch 2/2" in done.stdout  # a state that could not be written did not end it
+    assert done.stderr.count("warning: ") == (2 if interval == 0 else 0)
     assert (tmp_path / "model.pth").read_bytes() == before
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["cache", "model.pth", "model.pth.unfinished"]
     unfinished = sorted(path.name for path in (tmp_path / names[-1]).iterdir())
     assert unfinished == ["images.csv", "state.pth"]
+    done = call("train.py", *words(data, tmp_path, *flags, "--resume", epochs=2))
+    assert done.returncode == 0, done.stderr
+
+
+def change_state(change):
+    """Return a function that changes the state in a state.pth."""
+
+    def apply(path):
+        content = torch.load(path, weights_only=True)
+        change(content["state"])
+        torch.save(content, path)
+
+    return apply
+
+
+DAMAGES = {
+    "no model": change_state(lambda state: state.pop("model")),
+    "no optimizer": change_state(lambda state: state.pop("optimizer")),
+    "no history": change_state(lambda state: state.pop("history")),
+    "no random state": change_state(lambda state: state.pop("random")),
+    "another random state": change_state(lambda state: state.update(random=torch.zeros(3))),
+    "a longer history": change_state(lambda state: state["history"].append({"epoch": 99})),
+    "a shorter history": change_state(lambda state: state["history"].pop()),
+    "an empty history": change_state(lambda state: state.update(history=[])),
+    "another model": change_state(
+        lambda state: state.update(model={n: torch.zeros(3) for n in state["model"]})
+    ),
+    "another schedule": change_state(lambda state: state["schedule"].update(last_epoch=10**6)),
+    "a momentum of another shape": change_state(
+        lambda state: [s.update(momentum_buffer=torch.zeros(2)) for s in optimizer_of(state)]
+    ),
+    "a list": lambda path: torch.save([1, 2], path),
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-500]),
+}
+
+
+def optimizer_of(state) -> list[dict]:
+    return list(state["optimizer"]["state"].values())
+
+
+@pytest.fixture(scope="module")
+def interrupted(data, tiny, tmp_path_factory):
+    """The folder of a run that was interrupted after its second epoch of 4."""
+    folder, save = tmp_path_factory.mktemp("interrupted"), UnfinishedRun.save
+
+    def save_and_stop(self, state):
+        save(self, state)
+        if state and len(state["history"]) == 2:
+            raise UserError("stop")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume, "SAVE_INTERVAL", 0)
+        patch.setattr(UnfinishedRun, "save", save_and_stop)
+        with pytest.raises(UserError, match="stop"):
+            train.main([str(word) for word in words(data, folder, epochs=4)])
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_or_foreign_state_is_refused_in_one_line(
+    data, interrupted, call, tmp_path, damage
+):
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+    DAMAGES[damage](tmp_path / "model.pth.unfinished" / "state.pth")
+    arguments = words(data, interrupted, "--resume", epochs=4)
+    arguments[arguments.index("--save_dir") + 1] = tmp_path / "model.pth"
+    state = tmp_path / "model.pth.unfinished" / "state.pth"
+    content = state.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:  # the folder is another one, which is no difference
+        patch.setattr(resume, "_check_arguments", lambda *_: None)
+        done = call("train.py", *arguments)
+    assert_error(done, "state", "leave out --resume")
+    assert state.read_bytes() == content and not (tmp_path / "model.pth").exists()
+
+
+def test_a_signal_during_the_report_keeps_its_promise(data, tiny, call, tmp_path, monkeypatch):
+    flags = [word for word in words(data, tmp_path, epochs=3) if word != "--no_report"]
+
+    def stopping(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(TIMEOUT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("report.write_report", stopping)
+        done = call("train.py", *flags)
+    assert done.returncode == 143 and done.stderr.endswith("train.py: terminated\n")
+    before = state_of(tmp_path / "model.pth")
+    done = call("train.py", *flags, "--resume")
+    assert done.returncode == 0 and "report: " in done.stdout
+    assert same_bits(state_of(tmp_path / "model.pth"), before)
+    assert not (tmp_path / "model.pth.unfinished").exists()
+    done = call("train.py", *flags, "--resume")
+    assert done.returncode == 0
+    assert done.stdout == f"{tmp_path / 'model.pth'} is finished: nothing to resume\n"
+    flags[flags.index("--epochs") + 1] = 5
+    done = call("train.py", *flags, "--resume")
+    assert_error(done, "the finished run had --epochs 3, not 5", "cannot be continued")
+
+
+def test_two_trainings_do_not_write_one_checkpoint(data, tiny, call, tmp_path):
+    process = start(words(data, tmp_path), slow=0.5)
+    wait_for((tmp_path / "model.pth.unfinished").exists, process)
+    done = call("train.py", *words(data, tmp_path))
+    assert_error(done, "--save_dir", "model.pth: process", str(process.pid), "is writing it")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert call("train.py", *words(data, tmp_path, epochs=1)).returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "model.pth"]

@@ -454,7 +454,7 @@ def test_a_save_dir_that_cannot_be_written_is_noticed_before_the_work(call, imag
     cache = tmp_path / "cache"
     flags = ("--output_cat", 4, "--weights", "none", "--cache_dir", cache, "--save_dir", target)
     done = call("train.py", "--data_dir", images, *flags)
-    assert_error(done, "--save_dir", kind)
+    assert_error(done, "--save_dir", kind[:100], "cannot write there")
     assert not cache.exists()
 
 
@@ -525,3 +525,35 @@ def test_gpu_without_a_gpu_is_an_error(train_tiny):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("this machine has a GPU")
     assert_error(train_tiny("--device", "gpu")[0], "--device", "gpu")
+
+
+# ---------------------------------------------------------------- files that are not replaced
+
+
+def test_inputs_are_not_replaced(own_images, tiny, call, tmp_path):
+    weights, names = tmp_path / "weights.pth", tmp_path / "names.json"
+    torch.save(backbone_of("tiny").state_dict(), weights)
+    names.write_text('{"a": "rose"}')
+    image = own_images / "train" / "a" / "train_0.jpg"
+    (tmp_path / "link.pth").symlink_to(weights)
+    flags = ("--data_dir", own_images, "--output_cat", 2, "--arch", tiny, "--epochs", 1)
+    flags += ("--weights", weights, "--category_names", names, "--workers", 0, "--no_cache")
+    before = {path: path.read_bytes() for path in (weights, names, image)}
+    for path in (*before, tmp_path / "link.pth"):
+        assert_error(call("train.py", *flags, "--save_dir", path), "--save_dir", path)
+    assert_error(call("train.py", *flags, "--check", image), "--check", image)
+    done = call("train.py", *flags, "--save_dir", own_images / "train" / "a" / "model.pth")
+    assert_error(done, "contains images")
+    assert {path: path.read_bytes() for path in before} == before
+    assert all_images(own_images) == sorted(all_images(own_images))
+    assert sorted(path.name for path in image.parent.iterdir()) == ["train_0.jpg", "train_1.jpg"]
+
+
+def test_a_table_of_findings_replaces_one_only(own_images, tiny, call, tmp_path):
+    table = tmp_path / "table.csv"
+    flags = ("--data_dir", own_images, "--arch", tiny, "--check", table)
+    for _ in range(2):
+        assert call("train.py", *flags).returncode == 0
+    table.write_text("name,age\n")
+    assert_error(call("train.py", *flags), "--check", "table.csv: exists and is not a table of")
+    assert table.read_text() == "name,age\n"

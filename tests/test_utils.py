@@ -16,7 +16,7 @@ from torchvision.datasets import Flowers102
 from torchvision.models import VGG16_Weights
 
 import utils
-from support import decoding
+from support import decoding, folders
 from support.arguments import UserError
 
 # ---------------------------------------------------------------- data folders
@@ -345,7 +345,7 @@ def test_an_invalid_labeled_folder_is_a_users_error(own_images):
 def test_a_folder_that_cannot_be_read_is_an_input_itself(locked_folder):
     """The error of reading it is then reported as that of an image."""
     with not_root():
-        assert list(utils.find_images([str(locked_folder)])) == [str(locked_folder)]
+        assert list(folders.find_files([str(locked_folder)])) == [str(locked_folder)]
 
 
 # ---------------------------------------------------------------- images

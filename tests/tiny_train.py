@@ -14,6 +14,12 @@ import sys
 import time
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from support import startup
+
+    startup.prepare("train.py")
+
 import torch
 from torch import nn
 from torchvision.models import VGG
@@ -41,7 +47,6 @@ def build() -> VGG:
 
 def main() -> None:
     """Run the script with this command line."""
-    sys.path.insert(0, str(ROOT))
     import model
     from support import resume
 

@@ -1,0 +1,35 @@
+"""What a script does first, before the imports that take seconds: closed streams, early signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def prepare(name: str) -> None:
+    """Open the standard streams that are closed, and end with one line on Ctrl-C and SIGTERM.
+
+    The first file that a program opens would otherwise get the number of a closed stream, and
+    everything that is printed to that stream would go into the file.
+
+    Args:
+        name: of the script, for the line. `support.arguments.run_script` handles later signals.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the system gives it the lowest free number
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        word = "stopped" if number == signal.SIGINT else "terminated"
+        os.write(2, f"{name}: {word}\n".encode())
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as in the background of a shell
+            signal.signal(number, stop)
