@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ CLIPPED = 1e-3  # fraction of pixels that may be above the maximum
 NEARLY = 16  # of 255: an image whose pixels are all closer to black, or to white, is reported
 SRGB_TOLERANCE = 3  # of 255: a profile that changes no color by more is taken for sRGB
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that may be too large for Pillow
+PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")  # chunks that may be too large for Pillow, or damaged
 
 Report = Callable[[str], object]
 Tags = Mapping[int, Any]
@@ -49,7 +50,7 @@ def decode(path: str | os.PathLike, min_side: int, report: Report) -> Image.Imag
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual metadata; an error still raises
-            with _open(path) as file:
+            with _open(path, report) as file:
                 if file.format == "EPS":  # Pillow would run Ghostscript on it
                     raise OSError("EPS is a program, not an image")
                 image, tags = _load(file, path, min_side), dict(getattr(file, "tag_v2", {}))
@@ -67,19 +68,27 @@ def decode(path: str | os.PathLike, min_side: int, report: Report) -> Image.Imag
 # ---------------------------------------------------------------- files with good pixels
 
 
-def _open(path: str | os.PathLike) -> Image.Image:
-    """Open an image file; its pixels are not decoded yet."""
+def _open(path: str | os.PathLike, report: Report) -> Image.Image:
+    """Open an image file; its pixels are not decoded yet.
+
+    Args:
+        report: called with a line if its color profile cannot be read.
+    """
     try:
         return Image.open(path)
-    except Image.UnidentifiedImageError:
-        if file_type(path) != "HEIC" or not _register_heif():
-            raise
-        return Image.open(path)
-    except ValueError:  # of Pillow's limits for compressed text
-        content = _read(path)
-        if not content.startswith(PNG_SIGNATURE):
-            raise
-        return Image.open(io.BytesIO(_without_text(content)))
+    except (Image.UnidentifiedImageError, ValueError):  # the latter of limits for compressed text
+        if file_type(path) == "HEIC" and _register_heif():
+            return Image.open(path)
+        with open(path, "rb") as file:
+            if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
+                raise
+    content = _read(path)
+    with contextlib.suppress(Image.UnidentifiedImageError, ValueError):
+        return Image.open(io.BytesIO(_without(content, PNG_TEXT)))
+    image = Image.open(io.BytesIO(_without(content, (*PNG_TEXT, b"iCCP"))))
+    if b"iCCP" in content:
+        report(f"{path}: its color profile cannot be read, and is ignored")
+    return image
 
 
 def _load(image: Image.Image, path: str | os.PathLike, min_side: int) -> Image.Image:
@@ -113,12 +122,12 @@ def _register_heif() -> bool:
     return True
 
 
-def _without_text(png: bytes) -> bytes:
-    """Return a PNG file without its text and color profile."""
+def _without(png: bytes, names: Sequence[bytes]) -> bytes:
+    """Return a PNG file without its chunks of these names."""
     chunks, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
     while position < len(png):
         end = position + 12 + int.from_bytes(png[position : position + 4], "big")
-        if png[position + 4 : position + 8] not in PNG_TEXT:
+        if png[position + 4 : position + 8] not in names:
             chunks.append(png[position:end])
         position = end
     return b"".join(chunks)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from support.arguments import UserError, shorten, warn
+from support.files import check_regular_file
 
 
 def load_names(path: str | os.PathLike) -> dict[str, str]:
@@ -28,6 +29,7 @@ def load_names(path: str | os.PathLike) -> dict[str, str]:
             warn(f"{path}: has more than one name for {shorten(repeated)}; the last one is used")
         return dict(pairs)
 
+    check_regular_file(path)
     try:
         names = json.loads(Path(path).read_bytes(), object_pairs_hook=check_keys)
     except OSError as error:

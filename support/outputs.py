@@ -75,9 +75,7 @@ def check_output(flag: str, path: PathText, kind: str, inputs: Iterable[PathText
     if same:
         raise UserError(f"{flag} {path}: this command reads that file; name another one")
     if beginning and not beginning.startswith(KINDS.get(kind, (b"",))):
-        raise UserError(
-            f"{flag} {path}: exists and is not a {kind}; name another file, or delete it"
-        )
+        raise UserError(f"{flag} {path}: exists and is no {kind}; name another file, or delete it")
 
 
 def _read_beginning(path: str) -> bytes:
@@ -113,10 +111,13 @@ def lock(flag: str, path: PathText) -> Iterator[None]:
     no locks, there is none.
 
     Raises:
-        UserError: another process has the lock.
+        UserError: another process has the lock, or `FILE.lock` cannot be written.
     """
     file = Path(f"{os.fspath(path)}.lock")
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot write {file.name}: {error.strerror}") from error
     try:
         _lock_descriptor(descriptor)
         is_ours = os.path.samestat(os.fstat(descriptor), os.stat(file))

@@ -41,7 +41,7 @@ def process_group() -> Iterator[int]:
         UserError: the other processes do not come within JOIN_TIMEOUT, or the variables that
             describe the group are incomplete: they may be those of another job.
     """
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if os.environ.get("WORLD_SIZE", "") in ("", "1"):
         yield 0
         return
     _join()

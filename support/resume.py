@@ -85,7 +85,10 @@ class UnfinishedRun:
         if resume:
             warn(f"--resume: nothing to resume in {self.folder}: starting from the beginning")
         self.remove()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot make it: {error.strerror}") from error
         write_csv(self.folder / INPUTS_FILE, inputs.items())
         self.save(None)
 

@@ -24,6 +24,8 @@ def prepare(name: str) -> None:
             os.open(os.devnull, os.O_RDWR)  # the system gives it the lowest free number
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")
+    # torch's own lines about connections, up to twenty, would hide the one of the script.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
     def stop(number: int, frame: FrameType | None) -> None:
         word = "stopped" if number == signal.SIGINT else "terminated"

@@ -1,6 +1,7 @@
 """support/names.py: files of names in any encoding, and names that are equal or look alike."""
 
 import json
+import os
 
 import pytest
 
@@ -25,7 +26,8 @@ def test_names_are_read_in_every_encoding_of_unicode(tmp_path, encoding):
         ('{"1": "é"}'.encode("latin-1"), ["encoding", "UTF-8"]),
         (b"[1]", ["JSON object"]),
         (b"{", ["not a JSON file"]),
-        (b"", ["not a JSON file"]),
+        (b"", ["empty"]),
+        (b" ", ["not a JSON file"]),
         (b"[" * 100000, ["not a JSON file"]),
         (b"\xff\xfe\x00", ["encoding"]),
     ],
@@ -39,8 +41,11 @@ def test_what_is_no_object_of_strings_is_refused_by_its_key(tmp_path, content, w
 
 
 def test_a_missing_file_is_a_users_error(tmp_path):
-    with pytest.raises(UserError, match=r"n.json: cannot read the category names: No such file"):
+    with pytest.raises(UserError, match=r"n.json: cannot read it: No such file"):
         load_names(tmp_path / "n.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match=r"pipe.json: not a file"):
+        load_names(tmp_path / "pipe.json")
 
 
 def test_a_key_that_occurs_twice_is_reported(tmp_path, capsys):

@@ -115,7 +115,7 @@ def test_a_file_is_replaced_by_one_of_its_kind_only(tmp_path, kind):
         if is_kind:
             check(path, kind)
             continue
-        with pytest.raises(UserError, match=f"file.png: exists and is not a {kind}"):
+        with pytest.raises(UserError, match=f"file.png: exists and is no {kind}"):
             check(path, kind)
     path.write_bytes(b"")
     check(path, kind)
@@ -178,3 +178,9 @@ def test_what_a_killed_process_has_left_is_removed(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
             [*others, "model.pth.lock"]
         )
+
+
+def test_a_lock_file_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "model.pth.lock").mkdir()
+    with pytest.raises(UserError, match="cannot write model.pth.lock: Is a directory"):
+        outputs.lock("--flag", tmp_path / "model.pth").__enter__()

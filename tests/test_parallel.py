@@ -263,6 +263,8 @@ def test_the_loss_of_a_process_is_reported_in_one_line(training):
 # ---------------------------------------------------------------- variables of another job
 
 JOIN = """
+from support import startup
+startup.prepare("train.py")
 from support import arguments, parallel
 parallel.JOIN_TIMEOUT = 2
 def main():
@@ -293,7 +295,7 @@ def test_processes_that_do_not_come_are_an_error_that_names_the_variables(rank):
     process = join(**LEFTOVER | {"RANK": rank, "MASTER_PORT": free_port()})
     out, err = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, out) == (2, "waiting\n")
-    line = err.splitlines()[-1]
+    [line] = err.splitlines()
     assert line.startswith(f"train.py: error: WORLD_SIZE=4, RANK={rank}, MASTER_ADDR=127.0.0.1, ")
     assert "did not come within 2 seconds (" in line
     assert "; to run alone: env -u WORLD_SIZE -u RANK" in line
@@ -321,7 +323,7 @@ def test_a_signal_ends_the_waiting():
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=TIMEOUT)
-    assert (process.returncode, err.splitlines()[-1]) == (143, "train.py: terminated")
+    assert (process.returncode, err) == (143, "train.py: terminated\n")
 
 
 def test_a_process_that_was_killed_is_started_again_by_torchrun(training):

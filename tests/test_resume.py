@@ -155,6 +155,13 @@ def test_garbage_is_not_resumed(checkpoint, content):
         UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True)
 
 
+def test_a_file_where_the_folder_should_be_is_an_error(checkpoint):
+    (checkpoint.parent / "model.pth.unfinished").touch()
+    for is_resumed in (False, True):
+        with pytest.raises(UserError, match="model.pth.unfinished: cannot make it: File exists"):
+            UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, is_resumed)
+
+
 def test_a_state_that_cannot_be_written_is_a_warning(checkpoint, monkeypatch, capsys):
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
     run = start_run(checkpoint, state={"epoch": 1})

@@ -555,5 +555,5 @@ def test_a_table_of_findings_replaces_one_only(own_images, tiny, call, tmp_path)
     for _ in range(2):
         assert call("train.py", *flags).returncode == 0
     table.write_text("name,age\n")
-    assert_error(call("train.py", *flags), "--check", "table.csv: exists and is not a table of")
+    assert_error(call("train.py", *flags), "--check", "table.csv: exists and is no table of")
     assert table.read_text() == "name,age\n"
