@@ -302,6 +302,7 @@ def evaluate(model: Classifier, args: argparse.Namespace) -> int:
     """Print how good a checkpoint is on labeled images; returns how many are unreadable."""
     trained_on = str(model.history["arguments"].get("data_dir", ""))
     labeled = utils.list_labeled(args.evaluate, model.class_to_idx, trained_on)
+    check_outputs({"plot": args.plot}, {"plot": "figure"}, [path for path, _ in labeled])
     pairs = zip(labeled, stream_all(model, [path for path, _ in labeled], args), strict=True)
     rows = [(label, item.probs) for (_, label), item in pairs if item.probs is not None]
     if not rows:

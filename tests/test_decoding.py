@@ -221,6 +221,17 @@ def test_one_image_in_several_color_spaces_has_the_same_pixels(tmp_path, profile
     assert np.abs(pixels - np.asarray(muted, int)).mean() < 2 and lines == []
 
 
+def test_a_damaged_text_costs_no_color_profile(tmp_path):
+    photo().save(tmp_path / "a.png", icc_profile=P3)
+    expected, _ = read(tmp_path / "a.png")
+    assert (expected != np.asarray(photo())).any()
+    png = (tmp_path / "a.png").read_bytes()
+    text = struct.pack(">I", 4) + b"tEXta\0bc" + b"not its checksum"[:4]
+    (tmp_path / "b.png").write_bytes(png[:33] + text + png[33:])
+    pixels, lines = read(tmp_path / "b.png")
+    assert (pixels == expected).all() and lines == []
+
+
 def test_an_srgb_profile_changes_no_bit(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     photo().save(tmp_path / "a.png", icc_profile=srgb)

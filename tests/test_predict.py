@@ -741,6 +741,18 @@ def test_what_a_command_reads_or_is_plainly_something_else_is_not_replaced(
     assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob("*.settings"))
 
 
+def test_the_figure_of_an_evaluation_replaces_no_image(call, checkpoint, own_images, tmp_path):
+    for category, name in (("a", "1"), ("b", "10")):
+        (own_images / "test" / category).rename(own_images / "test" / name)
+    image = own_images / "test" / "1" / "test_0.jpg"
+    (tmp_path / "link.jpg").symlink_to(image)
+    before = image.read_bytes()
+    for path in (image, tmp_path / "link.jpg"):
+        flags = ("--evaluate", own_images / "test", "--checkpoint", checkpoint, "--plot", path)
+        assert_error(call("predict.py", *flags), "--plot", "this command reads that file")
+    assert image.read_bytes() == before
+
+
 def test_a_pipe_is_not_replaced_by_a_file(predict_images, tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     assert_error(predict_images("--output", tmp_path / "pipe.csv"), "--output", "pipe")

@@ -118,6 +118,25 @@ def test_what_is_printed_to_a_closed_stderr_is_not_in_a_file(trained, tmp_path):
     assert lines[1].startswith(f'{tmp_path}/bad.jpg,,,,,"not an image')
 
 
+PREPARED = """
+import os, sys
+from support import startup
+startup.prepare("x.py")
+with open(sys.argv[1], "w") as file:
+    print("in the file", file=file)
+    os.write(1, b"of a library")
+    os.write(2, b"of a library")
+    print("a warning", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path, closed):
+    done = shell(f"$PYTHON -c '{PREPARED}' {tmp_path}/file {closed}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "file").read_text() == "in the file\n"
+
+
 @pytest.mark.parametrize(
     ("redirection", "reason"),
     [(">&-", "standard output is closed"), ("> /dev/full", "cannot write to standard output: No")],
