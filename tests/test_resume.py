@@ -20,7 +20,7 @@ from support import resume
 from support.arguments import UserError
 from support.resume import UnfinishedRun, is_finished
 
-KILLS = int(os.environ.get("KILLS", 4))  # at random moments, in addition to those below
+KILLS = int(os.environ.get("KILLS", 2))  # at random moments, in addition to those below
 
 
 # ---------------------------------------------------------------- UnfinishedRun
