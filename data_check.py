@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -34,18 +34,37 @@ LONG_ASPECT = 3  # long side to short side of an image that is reported as long
 # ---------------------------------------------------------------- before training
 
 
-def warn_of_copies(data: DataFolder) -> None:
-    """Warn of images with the same content in two splits, or in two categories."""
-    files: dict[str, list[tuple[str, int, str]]] = {}  # (split, label, path), by digest
+class File(NamedTuple):
+    """A file of a data folder."""
+
+    split: str
+    category: str
+    path: str
+
+
+def _files(data: DataFolder) -> Iterator[File]:
+    """Yield the images of a data folder."""
+    categories = list(data.class_to_idx)
     for split in SPLITS:
         for path, label in zip(data.paths[split], data.labels[split], strict=True):
-            if path in data.digests:
-                files.setdefault(data.digests[path], []).append((split, label, path))
+            yield File(split, categories[label], path)
+
+
+def _originals(files: Iterable[File], digests: Mapping[str, str]) -> dict[File, File]:
+    """Return the first file with the same content, for each file that is not the first."""
+    first: dict[str, File] = {}
+    known = [(file, digests[file.path]) for file in files if file.path in digests]
+    pairs = [(file, first.setdefault(digest, file)) for file, digest in known]
+    return {file: original for file, original in pairs if original != file}
+
+
+def warn_of_copies(data: DataFolder) -> None:
+    """Warn of images with the same content in two splits, or in two categories."""
     leaks, conflicts = [], []
-    for group in files.values():
-        (split, label, first), *copies = group
-        leaks += [f"{path} ({first})" for other, _, path in copies if other != split]
-        conflicts += [f"{path} ({first})" for _, other, path in copies if other != label]
+    for file, original in _originals(_files(data), data.digests).items():
+        line = f"{file.path} ({original.path})"
+        leaks += [line] if file.split != original.split else []
+        conflicts += [line] if file.category != original.category else []
     if leaks:
         warn(
             f"{data.root}: {len(leaks)} images are in two splits: the reported accuracy will be "
@@ -72,11 +91,9 @@ def check_report_folder(root: str, images: Images, folder: Path) -> None:
 
 def describe(data: DataFolder) -> dict[str, str]:
     """Return split, category and digest of each image, by path: what a training learns from."""
-    categories = list(data.class_to_idx)
     return {
-        path: f"{split} {categories[label]} {data.digests.get(path, '')}"
-        for split in SPLITS
-        for path, label in zip(data.paths[split], data.labels[split], strict=True)
+        file.path: f"{file.split} {file.category} {data.digests.get(file.path, '')}"
+        for file in _files(data)
     }
 
 
@@ -224,19 +241,20 @@ def inspect_images(
         both. A "look-alike" is a category whose name can be mistaken for another.
     """
     findings = _inspect_categories(images)
-    files = [(s, c, path) for s, cs in images.items() for c in cs for path in cs[c]]
-    first: dict[str, tuple[str, str, str]] = {}  # the first file with a content
+    files = [File(s, c, path) for s, cs in images.items() for c in cs for path in cs[c]]
+    originals = _originals(files, digests)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), MAX_PENDING):
             batch = files[start : start + MAX_PENDING]
-            inspected = pool.map(lambda file: _inspect_image(root, file[2], failures), batch)
+            inspected = pool.map(lambda file: _inspect_image(root, file.path, failures), batch)
             for file, remarks in zip(batch, inspected, strict=True):
                 findings += [Finding(finding, *file, detail) for finding, detail in remarks]
-                original = first.setdefault(digests.get(file[2], file[2]), file)
-                if original != file:
-                    other_category = "in another category: " if original[1] != file[1] else ""
-                    prefix = "in another split: " if original[0] != file[0] else other_category
-                    findings.append(Finding("duplicate", *file, f"{prefix}{original[2]}"))
+                if original := originals.get(file):
+                    is_conflict = original.category != file.category
+                    other_category = "in another category: " if is_conflict else ""
+                    is_leak = original.split != file.split
+                    prefix = "in another split: " if is_leak else other_category
+                    findings.append(Finding("duplicate", *file, f"{prefix}{original.path}"))
     return findings
 
 

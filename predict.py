@@ -34,13 +34,12 @@ from tqdm import tqdm
 import utils
 from model import FORMAT_VERSION, Classifier, fast_copy, heat_map, load_checkpoint
 from support import arguments, devices, folders, onnx_export, results
-from support.arguments import UserError, one_line, warn, whole_number
+from support.arguments import UserError, is_first_process, one_line, warn, whole_number
 from support.files import save_figure, sha256_of
 from support.metrics import format_evaluation
 from support.names import display_names
-from support.outputs import check_outputs
+from support.outputs import check_output, check_outputs
 from support.parallel import (
-    is_first_process,
     map_ahead,
     process_group,
     rank_and_size,
@@ -302,7 +301,8 @@ def evaluate(model: Classifier, args: argparse.Namespace) -> int:
     """Print how good a checkpoint is on labeled images; returns how many are unreadable."""
     trained_on = str(model.history["arguments"].get("data_dir", ""))
     labeled = utils.list_labeled(args.evaluate, model.class_to_idx, trained_on)
-    check_outputs({"plot": args.plot}, {"plot": "figure"}, [path for path, _ in labeled])
+    if args.plot:
+        check_output("--plot", args.plot, "figure", [path for path, _ in labeled])
     pairs = zip(labeled, stream_all(model, [path for path, _ in labeled], args), strict=True)
     rows = [(label, item.probs) for (_, label), item in pairs if item.probs is not None]
     if not rows:

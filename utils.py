@@ -96,46 +96,56 @@ def list_images(data_dir: str | os.PathLike) -> Images:
     root = Path(data_dir)
     if not os.path.isdir(root):
         raise UserError(f"--data_dir {data_dir}: no such folder")
-    folders = _split_folders(root)
+    names, files = scan_folder(root)
+    folders = _split_folders(root, names)
     if not folders:
-        for name in scan_folder(root)[0]:
-            if _split_folders(root / name):
+        categories = _list_categories(root, "", names, files)
+        for name, paths in categories.items():
+            below = sorted({path.split("/")[1] for path in paths if path.count("/") > 1})
+            if _split_folders(root / name, below):
                 raise UserError(
                     f"{root}: the folders of the splits are one level deeper; "
                     f"type --data_dir {root / name}"
                 )
-        return {"train": _list_categories(root, "")}
+        return {"train": categories}
     if "train" not in folders:
         raise UserError(
             f"{root / 'train'}: no such folder, but there is {shorten(folders.values())}"
         )
-    names, files = scan_folder(root)
     others = [name for name in names if name not in folders.values()]
     if others:
         warn(f"{root}: {len(others)} folders beside the splits are ignored: {shorten(others)}")
     _warn_of_files(root, files)
-    return {split: _list_categories(root, f"{name}/") for split, name in folders.items()}
+    return {
+        split: _list_categories(root, f"{name}/", *scan_folder(root / name))
+        for split, name in folders.items()
+    }
 
 
-def _split_folders(root: Path) -> dict[str, str]:
-    """Return the name of the folder of each split, whatever its case.
+def _split_folders(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the name of the folder of each split among those in `root`, whatever its case.
 
     Raises:
         UserError: there are two folders for one split.
     """
     folders: dict[str, str] = {}
-    for name in scan_folder(root)[0]:
-        for split, names in SPLIT_FOLDERS.items():
-            if name.lower() in names:
+    for name in names:
+        for split, others in SPLIT_FOLDERS.items():
+            if name.lower() in others:
                 if split in folders:
                     raise UserError(f"{root}: has both {folders[split]} and {name}; keep only one")
                 folders[split] = name
     return folders
 
 
-def _list_categories(root: Path, prefix: str) -> dict[str, list[str]]:
-    """List the paths of the images in each sub-folder of `root/prefix`, both in string order."""
-    folders, files = scan_folder(root / prefix)
+def _list_categories(
+    root: Path, prefix: str, folders: Sequence[str], files: Sequence[str]
+) -> dict[str, list[str]]:
+    """List the paths of the images in each folder of `root/prefix`, in string order.
+
+    Args:
+        folders, files: what is in `root/prefix`, from `scan_folder`.
+    """
     if not folders:
         raise UserError(f"{root / prefix}: no category folders in it")
     _warn_of_files(root / prefix, files)
@@ -268,12 +278,14 @@ def list_labeled(
     """
     if not os.path.isdir(root):
         raise UserError(f"{root}: no such folder")
-    splits = _split_folders(Path(root))
+    names, files = scan_folder(root)
+    splits = _split_folders(Path(root), names)
     if "train" in splits and "test" in splits:
         root = Path(root, splits["test"])
+        names, files = scan_folder(root)
     elif os.path.exists(trained_on) and os.path.samefile(root, trained_on):
         warn(f"{root}: the checkpoint was trained on it: the reported accuracy will be too high")
-    images = _list_categories(Path(root), "")
+    images = _list_categories(Path(root), "", names, files)
     unknown = [category for category in images if category not in class_to_idx]
     if unknown:
         raise UserError(f"{root}: the checkpoint does not know {shorten(unknown)}")

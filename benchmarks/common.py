@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -110,6 +111,27 @@ def views_of(
 ) -> list[features.View]:
     """List the views with these numbers of each image, for `features.extract`."""
     return features.views_of(paths, numbers, data.digests)
+
+
+def training_features(
+    args: argparse.Namespace, numbers: Sequence[int] = (0,)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features and labels of the images of train and valid; those of test are not used.
+
+    Args:
+        args: with data_dir, weights and cache_dir.
+        numbers: of each image's views.
+
+    Returns:
+        Features (N, len(numbers), len(REGIONS), num_features), and labels (N,).
+    """
+    data = read_data_folder(args.data_dir)
+    views = views_of(data, data.paths["train"] + data.paths["valid"], numbers)
+    settings = features.Settings(precision=select_precision(CPU), workers=1)
+    backbone = load_backbone(args.weights)
+    stored = features.extract(backbone, args.data_dir, views, settings, args.cache_dir, strict=True)
+    labels = torch.tensor(data.labels["train"] + data.labels["valid"])
+    return stored[torch.arange(len(stored))].unflatten(0, (len(labels), len(numbers))), labels
 
 
 # ---------------------------------------------------------------- output

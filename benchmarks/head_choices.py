@@ -10,30 +10,24 @@ training images are not: accuracy is also the mean of the categories' accuracies
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from unittest import mock
 
 import torch
 from common import (
-    CPU,
     data_parser,
-    load_backbone,
     mean_and_deviation,
     run_script,
     show,
-    views_of,
+    training_features,
 )
 
-import features
 import fitting
 from model import REGIONS, Head
 from support import optimization
 from support.arguments import whole_number
-from support.devices import select_precision
 from support.record_store import default_cache_folder
-from utils import read_data_folder
 
 FOLDS = 5
 FEWER = 5  # training images per category, in the second column
@@ -62,17 +56,6 @@ VARIANTS: dict[str, dict] = {  # keyword arguments of `fit`
     "20 epochs": {"epochs": 20},
     "categories not balanced": {"balanced": False},
 }
-
-
-def extract(args: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features (N, 2, len(REGIONS), 2048) of two views, and labels (N,), without test."""
-    data = read_data_folder(args.data_dir)
-    views = views_of(data, data.paths["train"] + data.paths["valid"], (0, 1))
-    settings = features.Settings(precision=select_precision(CPU), workers=1)
-    backbone = load_backbone(args.weights)
-    stored = features.extract(backbone, args.data_dir, views, settings, args.cache_dir, strict=True)
-    labels = torch.tensor(data.labels["train"] + data.labels["valid"])
-    return stored[torch.arange(len(stored))].unflatten(0, (len(labels), 2)), labels
 
 
 def folds_of(labels: torch.Tensor, seed: int) -> torch.Tensor:
@@ -127,7 +110,7 @@ def fit(
     """Fit a head; returns the last epoch's row of the history, with `held_out` as valid.
 
     Args:
-        stored, labels: of all images, from `extract`.
+        stored, labels: of all images, from `training_features`.
         held_out: (N,) bool.
         column: of COLUMNS: which of the other images are used for training.
         columns: which features are used.
@@ -169,7 +152,7 @@ def main() -> None:
     names = list(VARIANTS)
     parser.add_argument("--variants", nargs="+", choices=names, default=names, metavar="NAME")
     args = parser.parse_args()
-    stored, labels = extract(args)
+    stored, labels = training_features(args, (0, 1))
     rows, result = [], {}
     for name in args.variants:
         row = [name]

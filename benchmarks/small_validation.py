@@ -11,38 +11,23 @@ training images. What counts is the accuracy, or the loss, of the images held ou
 
 from __future__ import annotations
 
-import argparse
 import collections
 import statistics
 from collections.abc import Sequence
 from unittest import mock
 
 import torch
-from common import CPU, data_parser, load_backbone, run_script, show, views_of
+from common import data_parser, run_script, show, training_features
 
-import features
 import fitting
 from model import Head
 from support import metrics
 from support.arguments import whole_number
-from support.devices import select_precision
 from support.record_store import default_cache_folder
-from utils import read_data_folder
 
 VALID = (1, 2, 3, 5, 10)  # validation images of each category
 EPOCHS, RATE, BATCH, HIDDEN, DROPOUT = 7, 0.03, 16, 512, 0.5  # train.py's defaults
 FOLDS = 5
-
-
-def extract(args: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features (N, len(REGIONS), 2048) and labels (N,) of train and valid."""
-    data = read_data_folder(args.data_dir)
-    views = views_of(data, data.paths["train"] + data.paths["valid"])
-    settings = features.Settings(precision=select_precision(CPU), workers=1)
-    backbone = load_backbone(args.weights)
-    stored = features.extract(backbone, args.data_dir, views, settings, args.cache_dir, strict=True)
-    labels = torch.tensor(data.labels["train"] + data.labels["valid"])
-    return stored[torch.arange(len(stored))], labels
 
 
 def divide(
@@ -177,7 +162,8 @@ def main() -> None:
     parser.add_argument("--train", type=whole_number(2), nargs="+", default=[5, 10, 30])
     parser.add_argument("--classes", type=whole_number(2), nargs="+", default=[3, 17])
     args = parser.parse_args()
-    stored, labels = extract(args)
+    stored, labels = training_features(args)
+    stored = stored[:, 0]  # (N, len(REGIONS), 2048)
     for classes in args.classes:
         for train in args.train:
             tables = measure(stored, labels, train, classes, args.seeds)

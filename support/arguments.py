@@ -14,6 +14,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from support.startup import SIGNALS
+
 T = TypeVar("T")
 NO_MAXIMUM = 10**18
 MAX_OF_TRIPLE = 10  # of means and deviations: larger ones are of the range 0-255
@@ -132,9 +134,8 @@ def run_script(main: Callable[[], object], name: str, hint: str = "") -> None:
     `hint`. If the reader of standard output is gone, the script ends silently with 141. A second
     signal ends it at once. Under torchrun, only the first process prints an error.
     """
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.getsignal(number) for number in signals}
-    for number in signals:
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
         if previous[number] is not signal.SIG_IGN:
             signal.signal(number, _raise_stopped)
     try:
@@ -152,8 +153,7 @@ def run_script(main: Callable[[], object], name: str, hint: str = "") -> None:
         sys.exit(_print_error(f"{name}: error: {error}", 2))
     except KeyboardInterrupt as stop:
         number = getattr(stop, "number", signal.SIGINT)
-        word = "stopped" if number == signal.SIGINT else "terminated"
-        sys.exit(_print_error(f"{name}: {word}{hint}", 128 + number))
+        sys.exit(_print_error(f"{name}: {SIGNALS[signal.Signals(number)]}{hint}", 128 + number))
     except OSError as error:
         if error.filename is not None:  # of a file: a bug, since those are UserErrors
             raise
@@ -176,7 +176,7 @@ class _Stopped(KeyboardInterrupt):
 
 
 def _raise_stopped(number: int, frame: object) -> None:
-    for other in (signal.SIGINT, signal.SIGTERM):
+    for other in SIGNALS:
         if signal.getsignal(other) is _raise_stopped:
             signal.signal(other, _exit_now)
     raise _Stopped(number)
@@ -186,8 +186,13 @@ def _exit_now(number: int, frame: object) -> None:
     os._exit(128 + number)
 
 
+def is_first_process() -> bool:
+    """Return whether this is the only process, or the first one of torchrun."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
 def _print_error(message: str, status: int) -> int:
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(one_line(message), file=sys.stderr)
     return status
 

@@ -97,11 +97,6 @@ def _store() -> dist.Store:
     return dist.distributed_c10d._get_default_store()
 
 
-def is_first_process() -> bool:
-    """Return whether this is the only process, or the first one of torchrun."""
-    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
-
-
 def rank_and_size() -> tuple[int, int]:
     """Return this process's rank and the number of processes: 0 and 1 without torchrun."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

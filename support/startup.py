@@ -7,6 +7,8 @@ import signal
 import sys
 from types import FrameType
 
+SIGNALS = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated"}  # and what the line says
+
 
 def prepare(name: str) -> None:
     """Open the standard streams that are closed, and end with one line on Ctrl-C and SIGTERM.
@@ -28,10 +30,9 @@ def prepare(name: str) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
     def stop(number: int, frame: FrameType | None) -> None:
-        word = "stopped" if number == signal.SIGINT else "terminated"
-        os.write(2, f"{name}: {word}\n".encode())
+        os.write(2, f"{name}: {SIGNALS[signal.Signals(number)]}\n".encode())
         os._exit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in the background of a shell
             signal.signal(number, stop)

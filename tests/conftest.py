@@ -207,6 +207,21 @@ def full_disk(size: int = 200_000):
 
 
 @contextlib.contextmanager
+def held_by_another_process(imported: str, manager: str) -> Iterator[subprocess.Popen]:
+    """Start a process that holds a context manager, such as a lock, until it is killed.
+
+    Args:
+        imported: the statement that imports it.
+        manager: the expression that makes it.
+    """
+    program = f"{imported}\nwith {manager}:\n    print('held', flush=True)\n    input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+
+
+@contextlib.contextmanager
 def nonsense_server():
     """A local server that answers everything with bytes that are no HTTP; yields its port."""
 

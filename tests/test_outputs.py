@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, draw, not_root
+from conftest import draw, held_by_another_process, not_root
 
 from support import outputs
 from support.arguments import UserError
@@ -141,21 +141,11 @@ def test_the_format_of_a_figure_is_known(tmp_path):
 
 # ---------------------------------------------------------------- locks
 
-HOLD = """
-import sys
-from support.outputs import lock
-with lock("--flag", sys.argv[1]):
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
-
 
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
     path = tmp_path / "model.pth"
-    command = [sys.executable, "-c", HOLD, str(path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
-        assert process.stdout.readline() == b"locked\n"
+    held = ("from support.outputs import lock", f"lock('--flag', {str(path)!r})")
+    with held_by_another_process(*held) as process:
         expected = rf"^--flag {path}: process {process.pid} on .*, since .*, is writing it$"
         with pytest.raises(UserError, match=expected), outputs.lock("--flag", path):
             pass

@@ -1,11 +1,9 @@
 """support.result_file: growing, resuming, and what an output was made with."""
 
 import os
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from conftest import held_by_another_process
 from test_results import EXAMPLES, NOT_TEXT, PATHS, file_formats
 
 from support.arguments import UserError
@@ -135,21 +133,11 @@ def test_a_linked_output_stays_a_link(tmp_path):
     assert (tmp_path / "real" / "file.csv").read_bytes() == write(tmp_path / "b.csv", EXAMPLES[:1])
 
 
-HOLD = """
-import sys
-from support.result_file import OutputFile
-with OutputFile(sys.argv[1], False, {}) as output:
-    print("open", flush=True)
-    sys.stdin.read()
-"""
-
-
 def test_the_second_process_names_the_first(tmp_path):
     path = tmp_path / "out.csv"
-    command = [sys.executable, "-c", HOLD, str(path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
-        assert process.stdout.readline() == b"open\n"
+    manager = f"OutputFile({str(path)!r}, False, {{}})"
+    held = ("from support.result_file import OutputFile", manager)
+    with held_by_another_process(*held) as process:
         with pytest.raises(UserError, match=f"out.csv: process {process.pid} on .* is writing it"):
             OutputFile(str(path), False, {}).__enter__()
         process.kill()

@@ -1,5 +1,7 @@
 """utils: data folders, images and their views, category names."""
 
+import builtins
+import collections
 import os
 import re
 import shutil
@@ -265,6 +267,47 @@ def test_the_splits_have_other_names_in_any_case(own_images, names):
         (str(own_images / path), label)
         for path, label in zip(data.paths["test"], data.labels["test"], strict=True)
     ]
+
+
+@pytest.fixture
+def count_calls(monkeypatch):
+    """Count how often each path is passed to `os.stat`, `os.scandir` and `open`, by function."""
+    counts = {name: collections.Counter() for name in ("stat", "scandir", "open")}
+
+    def counted(name, function):
+        def call(path, *args, **kwargs):
+            counts[name][os.fspath(path)] += 1
+            return function(path, *args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "stat", counted("stat", os.stat))
+    monkeypatch.setattr(os, "scandir", counted("scandir", os.scandir))
+    monkeypatch.setattr(builtins, "open", counted("open", open))
+    yield counts
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("has_splits", [True, False])
+def test_each_folder_is_listed_and_each_file_read_once(
+    own_images, tmp_path, count_calls, monkeypatch, has_splits
+):
+    """Millions of files are listed in minutes, even on a file server."""
+    monkeypatch.setattr("support.digests.MIN_AGE", -(10**18))  # all files are old enough
+    root = own_images if has_splits else own_images / "train"
+    for kind in range(4):
+        draw(kind, 70 + kind).save(root / "more.jpg" if has_splits else root / "a" / f"{kind}.jpg")
+    folders = {str(path) for path in [root, *root.rglob("*")] if path.is_dir()}
+    files = {str(path) for path in root.rglob("*/*.jpg")}
+    for is_first in (True, False):
+        for counter in count_calls.values():
+            counter.clear()
+        utils.read_images(root, utils.list_images(root), tmp_path / "memo")
+        scanned = {path.rstrip("/"): n for path, n in count_calls["scandir"].items()}
+        assert scanned == dict.fromkeys(folders, 1)
+        assert {path: count_calls["stat"][path] for path in files} == dict.fromkeys(files, 1)
+        opened = {path: count_calls["open"][path] for path in files}
+        assert opened == dict.fromkeys(files, 1 if is_first else 0)
 
 
 # ---------------------------------------------------------------- as people have it
