@@ -1,6 +1,6 @@
 """Fits the head on features, or fine-tunes the backbone's last block; evaluates the result.
 
-    features (N, 6, 2048) -> fit -> head -> logits (N, num_classes) -> evaluate
+    features (N, 6, 2048) -> fit -> head -> hidden layer, logits (N, num_classes) -> evaluate
 
 SGD under a one-cycle learning rate schedule (Smith & Topin 2018). The last epoch is used: to choose
 one on few validation images costs up to 1.7 points of accuracy (benchmarks/README.md).
@@ -9,6 +9,7 @@ one on few validation images costs up to 1.7 points of accuracy (benchmarks/READ
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from features import Features
 from model import REGIONS, Backbone, Head, replace_second_stage
 from support.metrics import fit_temperature, metrics
+from support.novelty import NoveltyDetector, fit_detector
 from support.optimization import OnEpoch, optimize
 from utils import SPLITS, DataFolder
 
@@ -217,23 +219,49 @@ def used_epoch(history: list[dict], epochs: int) -> dict:
     return last if quality(last) > quality(fitted) else fitted
 
 
-def evaluate(head: Head, samples: Samples) -> tuple[float, torch.Tensor, dict[str, float]]:
-    """Fit the temperature on valid, and evaluate a fitted head on test.
+class Evaluation(NamedTuple):
+    """What `evaluate` returns: how a fitted head is calibrated, and how good it is on test.
 
-    Returns:
-        The temperature, the probabilities (N, num_classes) of the N images of test, and their
-        `metrics`, as "test_accuracy" and so on, with "test_ece_without_temperature".
+    Attributes:
+        detector: None if `fit_detector` returns None.
+        probs: (N, num_classes), of the N images of test.
+        novelty: (N,); without a detector, it is NaN.
+        metrics: of test, as "test_accuracy" and so on, with "test_ece_without_temperature".
     """
-    features, labels, rows = samples
-    valid, test = (compute_logits(head, features, rows[split]) for split in ("valid", "test"))
+
+    temperature: float
+    detector: NoveltyDetector | None
+    probs: torch.Tensor
+    novelty: torch.Tensor
+    metrics: dict[str, float]
+
+
+def evaluate(head: Head, samples: Samples) -> Evaluation:
+    """Fit temperature and novelty detector on train and valid; evaluate a fitted head on test."""
+    labels, rows = samples.labels, samples.rows
+    known, tested = (list(_batches(head, samples.features, rows[s])) for s in ("valid", "test"))
+    detector = _fit_detector(head, samples)
+    novelty = torch.full((len(rows["test"]),), torch.nan)
+    if detector is not None:
+        detector.calibrate(torch.cat([detector.measure(*batch) for batch in known]))
+        novelty = torch.cat([detector(*batch) for batch in tested])
+    valid, test = (torch.cat([logits for _, logits in batches]) for batches in (known, tested))
     temperature, test_labels = fit_temperature(valid, labels[rows["valid"]]), labels[rows["test"]]
     measured = metrics(test / temperature, test_labels)
     measured["ece_without_temperature"] = metrics(test, test_labels)["ece"]
     probs = (test / temperature).softmax(1)
-    return temperature, probs, {f"test_{name}": value for name, value in measured.items()}
+    measured = {f"test_{name}": value for name, value in measured.items()}
+    return Evaluation(temperature, detector, probs, novelty, measured)
 
 
-@torch.inference_mode()
+def _fit_detector(head: Head, samples: Samples) -> NoveltyDetector | None:
+    """Fit a detector on the hidden layer of the images of train; see `fit_detector`."""
+    rows = samples.rows["train"]
+    hidden = (values for values, _ in _batches(head, samples.features, rows))
+    labels = samples.labels[rows].split(EVALUATION_BATCH_SIZE)
+    return fit_detector(zip(hidden, labels, strict=True), head.hidden_units, head.num_classes)
+
+
 def compute_logits(
     head: Head,
     features: Features | FineTunedFeatures,
@@ -241,10 +269,15 @@ def compute_logits(
     batch_size: int = EVALUATION_BATCH_SIZE,
 ) -> torch.Tensor:
     """Return a head's logits (len(rows), num_classes) float32, on the CPU, for rows of features."""
+    return torch.cat([logits for _, logits in _batches(head, features, rows, batch_size)])
+
+
+@torch.inference_mode()
+def _batches(
+    head: Head, features: Any, rows: torch.Tensor, batch_size: int = EVALUATION_BATCH_SIZE
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield a head's hidden layer (B, hidden_units) and logits (B, num_classes), on the CPU."""
     head.eval()
-    device = head.mean.device
-    logits = torch.empty(len(rows), head.num_classes)
-    for start in range(0, len(rows), batch_size):
-        batch = slice(start, start + batch_size)
-        logits[batch] = head.image_logits(features[rows[batch]].to(device)).cpu()
-    return logits
+    for batch in rows.split(batch_size):
+        hidden = head.image_hidden(features[batch].to(head.mean.device))
+        yield hidden.cpu(), head.output(hidden).cpu()

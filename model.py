@@ -3,6 +3,7 @@
     images (N, 3, 224, 224)
     -> backbone -> features (N, 6, 2048), of six regions of each image
     -> head     -> logits (N, num_classes), the mean over the regions
+    -> probabilities (N, num_classes), and novelty (N,): how unusual each image is
 
 To add an architecture, add a row to ARCHITECTURES.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +22,15 @@ from torchvision import models
 
 from support import imagenet_weights
 from support.arguments import UserError, shorten
+from support.checkpoint_values import check_values, check_version
 from support.files import digest_of_tensors, load_tensors, load_torch, save_torch
+from support.names import display_names
+from support.novelty import NoveltyDetector
 from support.pooling import pool_regions
 from support.winograd import replace_convolutions
-from utils import CROP, normalize
+from utils import CROP, PREPROCESSING, normalize
 
-FORMAT_VERSION, OLDEST_VERSION = 5, 4  # 4 had no names of categories
+FORMAT_VERSION, OLDEST_VERSION = 6, 4  # 4 had no names, 5 no novelty detector
 WINOGRAD_CHANNELS = 128  # input channels from which Winograd's method is faster; see fast_copy
 
 # Regions of an image whose features are taken, as (top, left, side), fractions of its side: the
@@ -147,7 +150,7 @@ class Head(nn.Module):
         dropout: float,
     ):
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.hidden_units = num_classes, hidden_units
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("std", torch.ones(num_features))
         self.layers = nn.Sequential(
@@ -164,11 +167,22 @@ class Head(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features of regions (..., num_features) float32 -> logits (..., num_classes) float32."""
-        return self.layers((features - self.mean) / self.std)[..., : self.num_classes]
+        return self.output(self.layers[:-1]((features - self.mean) / self.std))
+
+    def output(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden layer (..., hidden_units) -> logits (..., num_classes)."""
+        return self.layers[-1](hidden)[..., : self.num_classes]
+
+    def image_hidden(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (N, len(REGIONS), num_features) -> hidden layer (N, hidden_units): the mean.
+
+        Its `output` is the mean of the regions' logits.
+        """
+        return self.layers[:-1]((features - self.mean) / self.std).mean(1)
 
     def image_logits(self, features: torch.Tensor) -> torch.Tensor:
         """Features (N, len(REGIONS), num_features) -> logits (N, num_classes): the mean."""
-        return self(features).mean(1)
+        return self.output(self.image_hidden(features))
 
 
 class Classifier(nn.Module):
@@ -181,6 +195,7 @@ class Classifier(nn.Module):
         means, stds: of the images, three each; see `utils.normalize`.
         image_size: pixels of the center crop's side.
         temperature: what logits are divided by before they become probabilities.
+        detector: computes the novelty; None: there is none.
         names: category folder -> name, of all categories; empty if they are not known.
         history: how it was trained, as the checkpoint stores it: "epoch" (the one used, from 1),
             "metrics" and "arguments".
@@ -197,28 +212,37 @@ class Classifier(nn.Module):
         stds: Sequence[float],
         image_size: int,
         temperature: float = 1.0,
+        detector: NoveltyDetector | None = None,
         names: dict[str, str] | None = None,
         history: dict[str, Any] | None = None,
     ):
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.detector = backbone, head, detector
         self.arch, self.class_to_idx = arch, class_to_idx
         self.categories = sorted(class_to_idx, key=class_to_idx.__getitem__)
         self.means, self.stds, self.image_size = means, stds, image_size
         self.temperature, self.names, self.history = temperature, names or {}, history or {}
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalized images (N, 3, 224, 224) -> logits (N, num_classes)."""
-        return self.head.image_logits(self.backbone(images))
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalized images (N, 3, 224, 224) -> probabilities (N, num_classes), novelty (N,).
+
+        Without a detector, novelty is NaN.
+        """
+        hidden = self.head.image_hidden(self.backbone(images))
+        logits = self.head.output(hidden)
+        novelty = torch.full_like(logits[:, 0], torch.nan)
+        if self.detector is not None:
+            novelty = self.detector(hidden, logits)
+        return (logits / self.temperature).softmax(1), novelty
 
     @torch.inference_mode()
-    def compute_probs(
+    def predict_views(
         self,
         views: torch.Tensor,
         means: Sequence[float] | None = None,
         stds: Sequence[float] | None = None,
-    ) -> torch.Tensor:
-        """Views (N, 3, 224, 224) uint8 -> probabilities (N, num_classes) float32, on the CPU.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views (N, 3, 224, 224) uint8 -> as `forward`, float32, on the CPU.
 
         Args:
             means, stds: replace the checkpoint's.
@@ -228,10 +252,23 @@ class Classifier(nn.Module):
         """
         device = next(self.parameters()).device
         images = normalize(views.to(device), means or self.means, stds or self.stds)
-        probs = (self(images) / self.temperature).softmax(1).cpu()
+        probs, novelty = (values.cpu() for values in self(images))
         if not probs.isfinite().all():
             raise UserError("no finite probabilities: wrong --means or --stds, or checkpoint")
-        return probs
+        return probs, novelty
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what a file without torch's weights needs to say, as plain values."""
+        return {
+            "categories": self.categories,
+            "names": display_names(self.categories, self.names),
+            "preprocessing": PREPROCESSING,
+            "arch": self.arch,
+            "format_version": FORMAT_VERSION,  # of the checkpoint
+            "means": self.means,  # range 0-1, of red, green and blue
+            "stds": self.stds,
+            "temperature": self.temperature,
+        }
 
 
 def heat_map(model: Classifier, view: torch.Tensor, category: str) -> torch.Tensor:
@@ -291,7 +328,7 @@ def save_checkpoint(path: str | os.PathLike, model: Classifier) -> None:
     content = {
         "format_version": FORMAT_VERSION,
         "arch": model.arch,
-        "hidden_units": layers[0].out_features,
+        "hidden_units": model.head.hidden_units,
         "num_outputs": layers[-1].out_features,
         "dropout": layers[2].p,
         "class_to_idx": dict(model.class_to_idx),
@@ -315,19 +352,9 @@ def load_checkpoint(path: str | os.PathLike) -> Classifier:
         UserError: the file is missing, no checkpoint, or of another format.
     """
     content = load_torch(path, "checkpoint")
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if not isinstance(version, int):
-        raise UserError(f"{path}: not a checkpoint of this program's train.py")
-    if not OLDEST_VERSION <= version <= FORMAT_VERSION:
-        age, remedy = "newer", "use a newer program"
-        if version < FORMAT_VERSION:
-            age, remedy = "older", "train again"
-        raise UserError(
-            f"{path}: its format, {version}, is {age} than this program's, {FORMAT_VERSION}; "
-            f"{remedy}"
-        )
+    check_version(path, content, OLDEST_VERSION, FORMAT_VERSION)
     try:
-        _check_values(content)
+        check_values(content, ARCHITECTURES, CROP)
         return _build_classifier(content)
     except Exception as error:
         reason = f"{type(error).__name__}: {shorten([str(error)])}"
@@ -345,56 +372,19 @@ def _build_classifier(content: dict[str, Any]) -> Classifier:
             len(content["class_to_idx"]),
             content["dropout"],
         )
+        detector = None
+        if "detector.means" in content["state_dict"]:
+            detector = NoveltyDetector(content["hidden_units"], len(content["class_to_idx"]))
     names = ("arch", "class_to_idx", "means", "stds", "image_size", "temperature")
     model = Classifier(
         backbone,
         head,
+        detector=detector,
         names=content.get("names", {}),
         history={name: content[name] for name in ("epoch", "metrics", "arguments")},
         **{name: content[name] for name in names},
     )
     load_tensors(model, content["state_dict"])
+    if detector is not None:
+        detector.check()
     return model.requires_grad_(False).eval()
-
-
-def _check_values(content: dict[str, Any]) -> None:
-    """Check a checkpoint's values beside its weights.
-
-    Types come first, and no value is printed: in a hostile file, the comparison or the text of
-    lists within lists may take forever.
-
-    Raises:
-        Exception: a value is missing, or one that training never writes.
-    """
-    classes, images = content["class_to_idx"], [*content["means"], *content["stds"]]
-    names = content["names"] if content["format_version"] > 4 else {}
-    for name, is_valid in {
-        "arch": type(content["arch"]) is str and content["arch"] in ARCHITECTURES,
-        "class_to_idx": len(classes) > 0
-        and all(_is_text(c) and type(i) is int for c, i in classes.items())
-        and sorted(classes.values()) == list(range(len(classes))),
-        "names": type(names) is dict
-        and names.keys() <= classes.keys()
-        and all(map(_is_text, names.values())),
-        "arguments": type(content["arguments"]) is dict,
-        "hidden_units": _is_within(1, 10**9, content["hidden_units"]),
-        "num_outputs": _is_within(len(classes), 10**9, content["num_outputs"]),
-        "image_size": _is_within(CROP, CROP, content["image_size"]),
-        "dropout": _is_within(0, 1, content["dropout"]),
-        "temperature": _is_within(1e-6, 1e6, content["temperature"]),
-        "means or stds": len(content["means"]) == len(content["stds"]) == 3
-        and _is_within(-1e6, 1e6, *images)
-        and _is_within(1e-6, 1e6, *images[3:]),
-    }.items():
-        if not is_valid:
-            raise ValueError(f"invalid {name}")
-
-
-def _is_text(value: object) -> bool:
-    """Return whether a value is a string whose only surrogates are bytes of a file name."""
-    return type(value) is str and not re.search(r"[\ud800-\udc7f\udd00-\udfff]", value)
-
-
-def _is_within(low: float, high: float, *values) -> bool:
-    """Return whether all values are numbers from `low` to `high`; NaN is not."""
-    return all(type(value) in (int, float) and low <= value <= high for value in values)

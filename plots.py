@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
@@ -257,6 +257,30 @@ def reliability_diagram(
     figure.legend(loc="outside lower center")  # inside, it would hide dots
     for axis in (top.xaxis, top.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def novelty_histogram(
+    novelty: ArrayLike, marked: Mapping[str, float], limit: float, name: str
+) -> Figure:
+    """Draw how many images have which novelty, on a logarithmic scale, with some images marked.
+
+    Args:
+        novelty: (N,), 0-1.
+        marked: label -> novelty of single images.
+        limit: an image with less is reported.
+        name: of the N images.
+    """
+    lowest = 1e-7  # what is below is drawn here
+    figure = _figure(8, 3.6)
+    ax = figure.subplots()
+    values = np.asarray(novelty).clip(lowest)
+    ax.hist(values, bins=np.logspace(math.log10(lowest), 0, 43), color=BLUE, label=name)
+    for (label, value), color in zip(marked.items(), (ORANGE, "black", GRAY), strict=False):
+        ax.axvline(max(value, lowest), color=color, linewidth=3, label=f"{label}: {value:.2g}")
+    ax.axvline(limit, color=GRAY, linestyle="--", label=f"reported if below {limit:g}")
+    ax.set(xscale="log", xlabel="novelty", ylabel="images", xlim=(lowest / 1.5, 1.5))
+    figure.legend(loc="outside right upper")
     return figure
 
 

@@ -23,6 +23,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 import argparse
 import collections
 import itertools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,19 +33,14 @@ import torch
 from tqdm import tqdm
 
 import utils
-from model import FORMAT_VERSION, Classifier, fast_copy, heat_map, load_checkpoint
+from model import Classifier, fast_copy, heat_map, load_checkpoint
 from support import arguments, devices, folders, onnx_export, results
 from support.arguments import UserError, is_first_process, one_line, warn, whole_number
 from support.files import save_figure, sha256_of
-from support.metrics import format_evaluation
+from support.metrics import format_evaluation, format_unknown
 from support.names import display_names
 from support.outputs import check_output, check_outputs
-from support.parallel import (
-    map_ahead,
-    process_group,
-    rank_and_size,
-    scatter_and_gather,
-)
+from support.parallel import map_ahead, process_group, rank_and_size, scatter_and_gather
 from support.result_file import OutputFile
 
 MIN_PLOTTED = 5  # categories in the figure of --plot
@@ -60,6 +56,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     inputs = "images, folders with all files below them, patterns, or - for a list on stdin"
     add("--input", nargs="+", metavar="PATH", help=inputs)
     add("--evaluate", metavar="DIR", help="evaluate on DIR/<category>/*, or on DIR/test")
+    add("--unknown", nargs="+", metavar="PATH", help="with --evaluate: images of no category")
     add("--checkpoint", help="what train.py wrote; required")
     add("--means", type=arguments.triple, help="image means (the checkpoint's)")
     add("--stds", type=arguments.positive_triple, help="their deviations (the checkpoint's)")
@@ -68,6 +65,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--category_names", help="JSON file, category: name (the checkpoint's)")
     minimum = f"a less probable prediction is {results.UNKNOWN!r} (%(default)s)"
     add("--min_probability", type=arguments.fraction, default=0.0, metavar="P", help=minimum)
+    minimum = f"a prediction of an image with less is {results.UNKNOWN!r} (%(default)s)"
+    add("--min_novelty", type=arguments.fraction, default=0.0, metavar="N", help=minimum)
     add("--plot", metavar="FILE.png", help="draw the image and its most likely categories")
     add("--heatmap", metavar="FILE.png", help="draw which locations support the prediction")
     add("--output", metavar="FILE", help="write a .csv, .jsonl or .json instead of a table")
@@ -94,6 +93,8 @@ def check_combinations(args: argparse.Namespace, error: Callable[[str], object])
         error("--checkpoint FILE is missing: what train.py wrote")
     if args.evaluate and (args.input or args.output or args.format):
         error("--evaluate goes without --input, --output and --format")
+    if args.unknown and not args.evaluate:
+        error("--unknown goes with --evaluate")
     if args.to_onnx and (args.evaluate or not (args.input is None or is_single(args))):
         error("--to_onnx goes with one image as --input, or none")
     if args.plot and args.plot == args.heatmap:
@@ -122,6 +123,7 @@ def predict(
     top_k: int = 1,
     names: dict[str, str] | None = None,
     min_probability: float = 0.0,
+    min_novelty: float = 0.0,
     means: Sequence[float] | None = None,
     stds: Sequence[float] | None = None,
 ) -> list[list[results.Prediction]]:
@@ -134,18 +136,17 @@ def predict(
         images: paths; they pass through the model in one batch. `predict_stream` takes any number.
         top_k: a number above the number of categories returns all of them.
         names: category folder -> name, instead of the checkpoint's.
-        min_probability: a less probable prediction is "unknown"; see `most_likely`.
+        min_probability, min_novelty: what is below is "unknown"; see `most_likely`.
         means, stds: replace the checkpoint's.
 
     Raises:
         UserError: an image cannot be read, or a probability is not finite.
     """
     views = torch.stack([utils.plain_view(utils.load_image(path)) for path in images])
-    probs = model.compute_probs(views, means, stds)  # (N, num_classes)
+    outputs = zip(*model.predict_views(views, means, stds), strict=True)
     names = model.names if names is None else names
-    return [
-        results.most_likely(row, model.categories, names, top_k, min_probability) for row in probs
-    ]
+    settings = (model.categories, names, top_k, min_probability, min_novelty)
+    return [results.most_likely(row, float(novelty), *settings) for row, novelty in outputs]
 
 
 def predict_stream(
@@ -156,7 +157,7 @@ def predict_stream(
     workers: int = 1,
     report: Callable[[str], object] = warn,
 ) -> Iterator[results.Probabilities]:
-    """Yield the probabilities of any number of images, in their order, batch by batch.
+    """Yield probabilities and novelty of any number of images, in their order, batch by batch.
 
     Args:
         workers: threads that decode a few images ahead; 0 decodes each image when it is its turn.
@@ -175,9 +176,10 @@ def predict_stream(
     decoded = map_ahead(decode, paths, workers, 2 * batch_size + workers)
     while batch := list(itertools.islice(decoded, batch_size)):
         views = [view for _, view, _ in batch if view is not None]
-        probs = iter(model.compute_probs(torch.stack(views)) if views else ())
+        outputs = zip(*(model.predict_views(torch.stack(views)) if views else ()), strict=True)
         for path, view, error in batch:
-            yield results.Probabilities(path, None if view is None else next(probs), error)
+            probs, novelty = (None, math.nan) if view is None else next(outputs)
+            yield results.Probabilities(path, probs, float(novelty), error)
 
 
 # ---------------------------------------------------------------- the command line
@@ -229,19 +231,21 @@ def predict_one(args: argparse.Namespace) -> None:
     model, [path] = load_model(args), args.input
     image = utils.load_image(path)
     view = utils.plain_view(image)
-    [probs] = model.compute_probs(view[None])
-    categories, names = model.categories, model.names
-    predictions = results.most_likely(probs, categories, names, args.top_k, args.min_probability)
-    print(results.format_table(predictions), flush=True)
+    [probs], [novelty] = model.predict_views(view[None])
+    likely = partial(results.most_likely, probs, novelty.item(), model.categories, model.names)
+    table = results.format_table(likely(args.top_k, args.min_probability, args.min_novelty))
+    print(table, flush=True)
     if not (args.plot or args.heatmap):
         return
     import plots  # here, because it takes a second
 
-    best = results.most_likely(probs, categories, names, max(args.top_k, MIN_PLOTTED))
-    best_names = display_names([p.category for p in best], names)
+    best = likely(max(args.top_k, MIN_PLOTTED))
+    best_names = display_names([p.category for p in best], model.names)
     if args.plot:
         bars = (best_names, [p.probability for p in best])
-        figure = plots.prediction_bars(utils.thumbnail(image), *bars, os.path.basename(path))
+        unlike = f" {results.UNLIKE}" if novelty < results.UNUSUAL else ""
+        caption = f"{os.path.basename(path)}{unlike}"
+        figure = plots.prediction_bars(utils.thumbnail(image), *bars, caption)
         save_figure(figure, args.plot)
     if args.heatmap:
         pixels, heat = view.permute(1, 2, 0).numpy(), heat_map(model, view, best[0].category)
@@ -266,20 +270,21 @@ def stream_all(
 
 def predict_many(model: Classifier, args: argparse.Namespace) -> int:
     """Print or write predictions for any number of images; returns how many are unreadable."""
-    paths, counts, already = folders.find_files(args.input), {"predicted": 0, "unreadable": 0}, 0
-    settings = (model.categories, model.names, args.top_k, args.min_probability)
+    paths, summary, already = folders.find_files(args.input), results.Summary(), 0
+    settings = (model.categories, model.names, args.top_k, args.min_probability, args.min_novelty)
 
     def ranked(paths: Iterable[str]) -> Iterator[results.Result]:
-        for item in stream_all(model, paths, args):
-            counts["unreadable" if item.error else "predicted"] += 1
-            best = [] if item.probs is None else results.most_likely(item.probs, *settings)
-            yield results.Result(item.path, best, item.error)
+        for path, probs, novelty, error in stream_all(model, paths, args):
+            best = [] if probs is None else results.most_likely(probs, novelty, *settings)
+            result = results.Result(path, best, error)
+            summary.add(result)
+            yield result
 
     if args.output:
         made_with = {
             "--checkpoint": sha256_of(args.checkpoint),
             "--category_names": [model.names.get(c, c) for c in model.categories],
-            **{f"--{name}": vars(args)[name] for name in ("top_k", "min_probability")},
+            **{f"--{x}": vars(args)[x] for x in ("top_k", "min_probability", "min_novelty")},
             **{"--means": list(model.means), "--stds": list(model.stds)},
         }
         with OutputFile(args.output, args.resume, made_with) as output:
@@ -292,9 +297,8 @@ def predict_many(model: Classifier, args: argparse.Namespace) -> int:
         collections.deque(results.print_results(ranked(paths), args.format or "table"), maxlen=0)
     if not args.quiet:
         suffix = f", {already} were in {args.output} already" if already else ""
-        summary = "{predicted} images predicted, {unreadable} could not be read".format(**counts)
-        print(summary + suffix, file=sys.stderr)
-    return counts["unreadable"]
+        print(f"{summary}{suffix}", file=sys.stderr)
+    return summary.unreadable
 
 
 def evaluate(model: Classifier, args: argparse.Namespace) -> int:
@@ -303,20 +307,25 @@ def evaluate(model: Classifier, args: argparse.Namespace) -> int:
     labeled = utils.list_labeled(args.evaluate, model.class_to_idx, trained_on)
     if args.plot:
         check_output("--plot", args.plot, "figure", [path for path, _ in labeled])
-    pairs = zip(labeled, stream_all(model, [path for path, _ in labeled], args), strict=True)
-    rows = [(label, item.probs) for (_, label), item in pairs if item.probs is not None]
-    if not rows:
-        raise UserError(f"--evaluate {args.evaluate}: none of its images can be read")
-    labels = torch.tensor([label for label, _ in rows])
-    probs = torch.stack([row for _, row in rows])  # (N, num_classes)
+    paths = [path for path, _ in labeled] + [*folders.find_files(args.unknown or ())]
+    items = list(stream_all(model, paths, args))
+    pairs = zip(labeled, items, strict=False)  # without those of --unknown
+    labels = [label for (_, label), item in pairs if item.probs is not None]
+    probs, novelty = results.stack(items[: len(labeled)], f"--evaluate {args.evaluate}")
     category_names = display_names(model.categories, model.names)
-    for line in format_evaluation(probs, labels, category_names, args.min_probability):
+    min_novelty = args.min_novelty or results.UNUSUAL
+    unusual = (args.min_probability, novelty, min_novelty)
+    lines = format_evaluation(probs, labels, category_names, *unusual)
+    if args.unknown:
+        of_unknown = results.stack(items[len(labeled) :], f"--unknown {args.unknown[0]}")
+        lines += format_unknown(probs, novelty, *of_unknown, min_novelty)
+    for line in lines:
         print(one_line(line))
     if args.plot:
         import plots
 
         save_figure(plots.confusion_matrix(labels, probs.argmax(1), category_names), args.plot)
-    return len(labeled) - len(rows)
+    return sum(item.probs is None for item in items)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -325,23 +334,14 @@ def export(args: argparse.Namespace) -> None:
     if args.input:  # first, because an export takes its time
         onnx_export.import_optional("--to_onnx with --input", "onnxruntime")
         view = utils.plain_view(utils.load_image(args.input[0]))[None]
-        expected = model.compute_probs(view)
-    metadata = {
-        "categories": model.categories,
-        "names": display_names(model.categories, model.names),
-        "preprocessing": utils.PREPROCESSING,
-        "arch": model.arch,
-        "format_version": FORMAT_VERSION,  # of the checkpoint
-        "means": model.means,  # range 0-1, of red, green and blue
-        "stds": model.stds,
-        "temperature": model.temperature,
-    }
-    module = onnx_export.ImagesToProbabilities(model, model.means, model.stds, model.temperature)
-    onnx_export.export_onnx(module, model.image_size, args.to_onnx, metadata)
+        expected = model.predict_views(view)
+    has_novelty = model.detector is not None
+    module = onnx_export.ImagesToProbabilities(model, model.means, model.stds, has_novelty)
+    onnx_export.export_onnx(module, model.image_size, args.to_onnx, model.metadata())
     print(f"saved {args.to_onnx}", flush=True)
     if args.input:
         difference = onnx_export.check_onnx(args.to_onnx, view, expected)
-        print(f"largest difference in probability: {difference:.1e}")
+        print(f"largest difference in probability or novelty: {difference:.1e}")
 
 
 if __name__ == "__main__":

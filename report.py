@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 
+from fitting import Evaluation
 from support.files import save_figure, write_csv
 from support.metrics import category_metrics
 from support.names import display_names
+from support.results import UNUSUAL
 from utils import DataFolder, load_image, thumbnail
 
 MAX_MISTAKES = 12  # in the gallery
@@ -76,9 +78,7 @@ def category_table(
 def confident_mistakes(labels: torch.Tensor, probs: torch.Tensor) -> list[int]:
     """Return the indices of incorrect predictions, the most confident first, MAX_MISTAKES at most.
 
-    Args:
-        labels: (N,) int64.
-        probs: (N, num_classes).
+    See `write_report` for labels and probs.
     """
     confidence, predictions = probs.max(1)
     mistakes = (predictions != labels).nonzero()[:, 0]
@@ -111,9 +111,7 @@ def mistakes_figure(
 
 
 def write_unreadable(checkpoint: Path, failures: Mapping[str, str]) -> Path:
-    """Write a table of the images that were left out beside the checkpoint; returns its path.
-
-    If there are none, the table of an earlier run is deleted.
+    """Write a table of the images that were left out, or delete an earlier one; returns its path.
 
     Args:
         failures: why an image cannot be read, by path.
@@ -136,13 +134,17 @@ def format_epoch(row: dict, epochs: int) -> str:
     )
 
 
-def format_results(path: Path, temperature: float, test: dict, images: int) -> str:
+def format_results(path: Path, evaluation: Evaluation) -> str:
     """Format the metrics of test, and the command that uses the checkpoint."""
+    test = {name: f"{value:.1%}" for name, value in evaluation.metrics.items()}
+    unusual = "no novelty: no category has two different images in train"
+    if evaluation.detector is not None:
+        count = int((evaluation.novelty < UNUSUAL).sum())
+        unusual = f"{count} of these images resemble no category (novelty below {UNUSUAL})"
     return (
-        f"test accuracy {test['test_accuracy']:.1%} ({images} images), "
-        f"top-5 {test['test_top5_accuracy']:.1%}, mean of the categories "
-        f"{test['test_class_accuracy']:.1%}\n"
-        f"calibration error {test['test_ece']:.1%} at temperature {temperature:.2f} "
-        f"({test['test_ece_without_temperature']:.1%} without)\n"
+        f"test accuracy {test['test_accuracy']} ({len(evaluation.probs)} images), top-5 "
+        f"{test['test_top5_accuracy']}, mean of the categories {test['test_class_accuracy']}\n"
+        f"calibration error {test['test_ece']} at temperature {evaluation.temperature:.2f} "
+        f"({test['test_ece_without_temperature']} without)\n{unusual}\n"
         f"saved {path}; to use it: python predict.py --input IMAGE --checkpoint {path}"
     )

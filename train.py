@@ -126,8 +126,9 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     table = report.write_unreadable(path, failures)
     samples = fitting.label_features(features, data, args.views)
     history, samples = fit_network(args, backbone, head, samples, settings.precision, unfinished)
-    temperature, probs, test = fitting.evaluate(head, samples)
+    evaluation = fitting.evaluate(head, samples)
     used = fitting.used_epoch(history, args.epochs)
+    metrics = used | evaluation.metrics
     classifier = model.Classifier(
         backbone,
         head,
@@ -136,22 +137,21 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
         means=args.means,
         stds=args.stds,
         image_size=utils.CROP,
-        temperature=temperature,
+        temperature=evaluation.temperature,
+        detector=evaluation.detector,
         names=names,
-        history={"epoch": used["epoch"], "metrics": used | test, "arguments": vars(args)},
+        history={"epoch": used["epoch"], "metrics": metrics, "arguments": vars(args)},
     )
     model.save_checkpoint(path, classifier)
     if used is not history[-1]:
         print("fine-tuning did not improve the predictions on valid: its epochs are not used")
     if failures:
         print(f"{len(failures)} images could not be read and were left out; {table} lists them")
-    print(report.format_results(path, temperature, test, len(probs)), flush=True)
+    print(report.format_results(path, evaluation), flush=True)
     if not args.no_report:
         rows = samples.rows["test"]
-        test_files, labels = [views[row].path for row in rows], samples.labels[rows]
-        written = report.write_report(
-            path, history, used["epoch"], data, test_files, labels, probs, names
-        )
+        test = ([views[row].path for row in rows], samples.labels[rows], evaluation.probs)
+        written = report.write_report(path, history, used["epoch"], data, *test, names)
         print(f"report: {', '.join(file.name for file in written)} in {path.parent}")
     unfinished.remove()
 

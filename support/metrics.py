@@ -99,6 +99,26 @@ def calibration_error(probs: ArrayLike, correct: ArrayLike) -> float:
     return float(np.abs(bins.probs - bins.correct).sum() / bins.counts.sum())
 
 
+def auroc(known: ArrayLike, unknown: ArrayLike) -> float:
+    """Return the area under the ROC curve (0-1) of scores that are lower for unknown images.
+
+    It is the probability that an unknown image has a lower score than a known one; an equal score
+    counts half.
+    """
+    known, unknown = np.sort(np.asarray(known, np.float64)), np.asarray(unknown, np.float64)
+    lower, not_higher = (np.searchsorted(known, unknown, side) for side in ("left", "right"))
+    return float(1 - (lower + not_higher).mean() / 2 / len(known))
+
+
+def fpr95(known: ArrayLike, unknown: ArrayLike) -> float:
+    """Return the share of unknown images (0-1) accepted by a limit that accepts 95 % of known ones.
+
+    Images with a score of at least the limit are accepted.
+    """
+    limit = np.quantile(np.asarray(known, np.float64), 0.05)
+    return float((np.asarray(unknown, np.float64) >= limit).mean())
+
+
 def confusion_counts(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> np.ndarray:
     """Return how many images of each category were predicted as each category.
 
@@ -142,6 +162,8 @@ def format_evaluation(
     labels: ArrayLike,
     names: Sequence[str],
     min_probability: float = 0.0,
+    novelty: ArrayLike = math.nan,
+    min_novelty: float = 0.0,
     max_confusions: int = 10,
 ) -> list[str]:
     """Return lines that say how good probabilities (N, num_classes) are for labels (N,).
@@ -149,6 +171,8 @@ def format_evaluation(
     Args:
         names: (num_classes,) of the categories.
         min_probability: if above 0, a line says how many predictions have as much.
+        novelty: (N,) of the images, or NaN.
+        min_novelty: unless novelty is NaN, a line says how many images have less.
         max_confusions: number of pairs of categories that are listed.
     """
     probs, labels = np.asarray(probs, np.float64), np.asarray(labels)
@@ -166,8 +190,40 @@ def format_evaluation(
             f"{is_sure.mean():.1%} of the predictions have a probability of at least "
             f"{min_probability:g}, and {correct:.1%} of these are correct"
         )
+    if not np.isnan(novelty).any():
+        share = np.mean(np.asarray(novelty) < min_novelty)
+        lines.append(f"{share:.1%} of the images have a novelty below {min_novelty:g}")
     pairs = zip(labels.tolist(), predictions.tolist(), strict=True)
     confusions = collections.Counter((a, b) for a, b in pairs if a != b)
     for (label, prediction), count in confusions.most_common(max_confusions):
         lines.append(f"{count} of {names[label]} predicted as {names[prediction]}")
     return lines
+
+
+def format_unknown(
+    probs: ArrayLike,
+    novelty: ArrayLike,
+    unknown_probs: ArrayLike,
+    unknown_novelty: ArrayLike,
+    min_novelty: float,
+) -> list[str]:
+    """Return lines that say how well unknown images can be told from known ones.
+
+    Args:
+        probs, novelty: (N, num_classes) and (N,), of known images.
+        unknown_probs, unknown_novelty: the same of unknown images.
+        min_novelty: a line says how many unknown images have less.
+    """
+    share = np.mean(np.asarray(unknown_novelty) < min_novelty)
+    known, unknown = np.asarray(probs).max(1), np.asarray(unknown_probs).max(1)
+    pairs = {"probability": (known, unknown), "novelty": (novelty, unknown_novelty)}
+    lines = [
+        f"{name} of known and unknown images: AUROC {auroc(*pair):.4f}, FPR95 {fpr95(*pair):.1%}"
+        for name, pair in pairs.items()
+    ]
+    if np.isnan(novelty).any():
+        return lines[:1]
+    return [
+        *lines,
+        f"{share:.1%} of {len(unknown)} unknown images have a novelty below {min_novelty:g}",
+    ]

@@ -24,16 +24,16 @@ from support.files import write_atomically
 EXPORT_PACKAGES = ("onnx", "onnxscript")
 OPSET = 18  # of ONNX's operators; fixed, so that the file does not depend on torch's version
 RUN_BATCH_SIZE = 4
-MAX_DIFFERENCE = 1e-4  # in probability
+MAX_DIFFERENCE = 1e-4  # in probability and novelty
 
 
 class ImagesToProbabilities(nn.Module):
-    """A float32 copy of a classifier on the CPU, from uint8 images to probabilities.
+    """A float32 copy of a classifier on the CPU, from uint8 images to probabilities and novelty.
 
     Args:
-        classifier: normalized images (N, 3, H, W) -> logits (N, num_classes).
+        classifier: normalized images (N, 3, H, W) -> probabilities (N, num_classes), novelty (N,).
         means, stds: of the images, three each, range 0-1.
-        temperature: what logits are divided by.
+        has_novelty: without, the only output is probabilities.
     """
 
     means: torch.Tensor
@@ -44,21 +44,21 @@ class ImagesToProbabilities(nn.Module):
         classifier: nn.Module,
         means: Sequence[float],
         stds: Sequence[float],
-        temperature: float,
+        has_novelty: bool,
     ):
         super().__init__()
         classifier = copy.deepcopy(classifier).to("cpu", torch.float32)
         self.classifier = classifier.to(memory_format=torch.contiguous_format)
-        self.temperature = temperature
+        self.output_names = ["probabilities", "novelty"] if has_novelty else ["probabilities"]
         self.register_buffer("means", torch.tensor(means, dtype=torch.float32)[:, None, None])
         self.register_buffer("stds", torch.tensor(stds, dtype=torch.float32)[:, None, None])
         self.eval()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, H, W) uint8 -> probabilities (N, num_classes) float32."""
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Images (N, 3, H, W) uint8 -> `output_names`, float32."""
         # Not torchvision's normalize, which branches on the values of stds: exporters cannot.
         normalized = (images.float() / 255 - self.means) / self.stds
-        return (self.classifier(normalized) / self.temperature).softmax(1)
+        return self.classifier(normalized)[: len(self.output_names)]
 
 
 def export_onnx(
@@ -69,8 +69,8 @@ def export_onnx(
 ) -> None:
     """Write a module as one ONNX file, atomically.
 
-    Its input "images" is (N, 3, image_size, image_size) uint8 for any N, its output "probabilities"
-    (N, num_classes) float32.
+    Its input "images" is (N, 3, image_size, image_size) uint8 for any N, its outputs are
+    "probabilities" (N, num_classes) and "novelty" (N,) float32.
 
     Args:
         metadata: is stored in the file; values that are not text as JSON.
@@ -89,7 +89,7 @@ def export_onnx(
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("N")},),
                 input_names=["images"],
-                output_names=["probabilities"],
+                output_names=module.output_names,
                 opset_version=OPSET,
             )
             assert program is not None  # it is, with dynamo
@@ -115,14 +115,14 @@ def _remove_exporter_notes(proto) -> None:
         item.ClearField("metadata_props")
 
 
-def onnx_probabilities(path: str | os.PathLike, images: torch.Tensor) -> torch.Tensor:
+def onnx_outputs(path: str | os.PathLike, images: torch.Tensor) -> list[torch.Tensor]:
     """Run a file of `export_onnx` with onnxruntime, on the CPU.
 
     Args:
         images: (N, 3, image_size, image_size) uint8.
 
     Returns:
-        Probabilities (N, num_classes) float32.
+        Probabilities (N, num_classes) float32, and novelty (N,) if the file has this output.
 
     Raises:
         UserError: onnxruntime or the file is missing, or onnxruntime cannot run it.
@@ -135,25 +135,30 @@ def onnx_probabilities(path: str | os.PathLike, images: torch.Tensor) -> torch.T
         content = Path(path).read_bytes()
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         batches = [{"images": batch.numpy()} for batch in images.cpu().split(RUN_BATCH_SIZE)]
-        probs = [session.run(["probabilities"], batch)[0] for batch in batches]
+        outputs = [session.run(None, batch) for batch in batches]
     except OSError as error:
         raise UserError(f"{path}: cannot read it: {error.strerror}") from error
     except Exception as error:
         reason = shorten([str(error)])
         raise UserError(f"{path}: not a model that onnxruntime can run: {reason}") from error
-    return torch.from_numpy(np.concatenate(probs))
+    return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*outputs, strict=True)]
 
 
-def check_onnx(path: str | os.PathLike, images: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest difference between a file's probabilities and the expected ones.
+def check_onnx(
+    path: str | os.PathLike, images: torch.Tensor, expected: Sequence[torch.Tensor]
+) -> float:
+    """Return the largest difference between a file's outputs and the expected ones.
 
     Raises:
-        UserError: it is above MAX_DIFFERENCE; or see `onnx_probabilities`.
+        UserError: it is above MAX_DIFFERENCE; or see `onnx_outputs`.
     """
-    difference = (expected - onnx_probabilities(path, images)).abs().max().item()
-    if not difference <= MAX_DIFFERENCE:
-        raise UserError(f"{path}: its probabilities differ by {difference:.1e}: do not use it")
-    return difference
+    outputs = onnx_outputs(path, images)
+    pairs = zip(outputs, expected, strict=False)  # a file may lack the novelty
+    differences = [(output - values).abs().max().item() for output, values in pairs]
+    for difference in differences:
+        if not difference <= MAX_DIFFERENCE:  # NaN is not
+            raise UserError(f"{path}: its outputs differ by {difference:.1e}: do not use it")
+    return max(differences)
 
 
 def import_optional(purpose: str, *packages: str) -> list[ModuleType]:

@@ -17,6 +17,8 @@ from support.files import write_atomically
 from support.outputs import lock
 from support.results import BYTES_PRESERVED, FOOTERS, HEADERS, Result, format_of, format_result
 
+OLD_HEADER = "path,rank,category,name,probability,error\n"  # of CSV, before there was novelty
+
 
 class OutputFile:
     """A file of results, which is renamed to its final name when it is complete.
@@ -133,7 +135,11 @@ class OutputFile:
 
 def _check_header(path: Path, kind: str) -> None:
     """Raise UserError if a file does not begin as an output does; an empty one may."""
-    headers = {"csv": [HEADERS["csv"]], "json": ['[\n{"path": ', "[\n]"], "jsonl": ['{"path": ']}
+    headers = {
+        "csv": [HEADERS["csv"], OLD_HEADER],
+        "json": ['[\n{"path": ', "[\n]"],
+        "jsonl": ['{"path": '],
+    }
     with open(path, **BYTES_PRESERVED) as file:
         beginning = file.read(100)
         if not any(h.startswith(beginning[: len(h)]) for h in headers[kind]):

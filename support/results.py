@@ -8,16 +8,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from support.arguments import one_line
+import numpy as np
+
+from support.arguments import UserError, one_line
 
 BAR_LENGTH = 20  # characters, of a probability of 1
-COLUMNS = ("path", "rank", "category", "name", "probability", "error")  # of CSV
-UNKNOWN = "unknown"  # the name of a prediction below the minimum probability
+COLUMNS = ("path", "rank", "category", "name", "probability", "error", "novelty")  # of CSV
+UNKNOWN = "unknown"  # the name of a prediction that is not made; see `most_likely`
+UNUSUAL = 0.003  # novelty below which an image is reported; see benchmarks/README.md
+UNLIKE = "resembles none of the categories"  # how it is reported
 FORMATS = ("csv", "jsonl", "json", "table")
 FILE_FORMATS = FORMATS[:3]
 HEADERS = {"csv": ",".join(COLUMNS) + "\n", "json": "["}
@@ -36,13 +41,15 @@ class Prediction(NamedTuple):
     category: str  # the folder's name in the training data
     name: str  # the category's name for people
     probability: float  # 0-1
+    novelty: float  # of the image: the share of known images that are as unusual; NaN: not computed
 
 
 class Probabilities(NamedTuple):
-    """Probabilities for one image, or the error that prevented them."""
+    """Probabilities and novelty of one image, or the error that prevented them."""
 
     path: str
     probs: Any  # tensor (num_classes,) float32, or None
+    novelty: float = math.nan
     error: str = ""
 
 
@@ -56,30 +63,37 @@ class Result(NamedTuple):
 
 def most_likely(
     probs: Any,
+    novelty: float,
     categories: Sequence[str],
     names: Mapping[str, str],
     top_k: int,
     min_probability: float = 0.0,
+    min_novelty: float = 0.0,
 ) -> list[Prediction]:
     """Return the most likely categories of an image, the most likely first.
 
-    If the first is below `min_probability`, it returns one prediction, "unknown", of no category.
+    If the first is below `min_probability`, or the novelty below `min_novelty`, it returns one
+    prediction, "unknown", of no category. A novelty of NaN is not below.
 
     Args:
         probs: tensor (num_classes,) of probabilities.
+        novelty: see `Prediction`.
         categories: (num_classes,) folders.
         names: category -> name; a category without one has its folder's name.
         top_k: a number above the number of categories returns all of them.
     """
     best, indices = (column.tolist() for column in probs.topk(min(top_k, len(probs))))
-    if best[0] < min_probability:
-        return [Prediction("", UNKNOWN, best[0])]
+    if best[0] < min_probability or novelty < min_novelty:
+        return [Prediction("", UNKNOWN, best[0], novelty)]
     ranked = [categories[index] for index in indices]
-    return [Prediction(c, names.get(c, c), p) for c, p in zip(ranked, best, strict=True)]
+    return [Prediction(c, names.get(c, c), p, novelty) for c, p in zip(ranked, best, strict=True)]
 
 
 def format_table(predictions: Sequence[Prediction]) -> str:
-    """Format rank, probability, name, category and a bar of one image's predictions."""
+    """Format rank, probability, name, category and a bar of one image's predictions.
+
+    A last line says if the image is unusual.
+    """
     rows = [("rank", "probability", "name", "category", "")]
     block = "#" if "\u2588".encode(sys.stdout.encoding or "ascii", "ignore") == b"" else "\u2588"
     for rank, p in enumerate(predictions, 1):
@@ -89,7 +103,47 @@ def format_table(predictions: Sequence[Prediction]) -> str:
         )
     name, category = (max(len(row[column]) for row in rows) for column in (2, 3))
     lines = [f"{r[0]:>4}  {r[1]:>11}  {r[2]:{name}}  {r[3]:{category}}  {r[4]}" for r in rows]
+    novelty = predictions[0].novelty
+    if novelty < UNUSUAL:
+        guess = "" if predictions[0].name == UNKNOWN else ": the names are guesses"
+        lines.append(f"This image {UNLIKE} (novelty {novelty:.4f}){guess}.")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def stack(items: Sequence[Probabilities], source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities (N, num_classes) and novelty (N,) of the images that could be read.
+
+    Raises:
+        UserError: none could be, of `source`.
+    """
+    readable = [item for item in items if item.probs is not None]
+    if not readable:
+        raise UserError(f"{source}: none of its images can be read")
+    return np.stack([x.probs for x in readable]), np.array([x.novelty for x in readable])
+
+
+class Summary:
+    """Counts results, for the line that follows them."""
+
+    def __init__(self) -> None:
+        self.predicted = self.unreadable = self.unusual = self.unknown = 0
+
+    def add(self, result: Result) -> None:
+        """Count a result."""
+        if result.error:
+            self.unreadable += 1
+            return
+        self.predicted += 1
+        self.unusual += result.predictions[0].novelty < UNUSUAL
+        self.unknown += result.predictions[0].name == UNKNOWN
+
+    def __str__(self) -> str:
+        counts = [f"{self.predicted} images predicted"]
+        if self.unusual:
+            counts.append(f"{self.unusual} resemble no category (novelty below {UNUSUAL})")
+        if self.unknown:
+            counts.append(f"{self.unknown} are {UNKNOWN}")
+        return ", ".join([*counts, f"{self.unreadable} could not be read"])
 
 
 def format_of(path: str) -> str:
@@ -117,20 +171,31 @@ def _json_object(result: Result) -> str:
     if result.error:
         return json.dumps({"path": result.path, "error": result.error})
     predictions = [
-        {"rank": rank, **p._asdict(), "probability": round(p.probability, 6)}
+        {
+            "rank": rank,
+            "category": p.category,
+            "name": p.name,
+            "probability": round(p.probability, 6),
+        }
         for rank, p in enumerate(result.predictions, 1)
     ]
-    return json.dumps({"path": result.path, "predictions": predictions})
+    novelty = result.predictions[0].novelty
+    value = None if math.isnan(novelty) else round(novelty, 6)
+    return json.dumps({"path": result.path, "predictions": predictions, "novelty": value})
+
+
+def _novelty(prediction: Prediction) -> str:
+    return "" if math.isnan(prediction.novelty) else f"{prediction.novelty:.6f}"
 
 
 def _csv_rows(result: Result) -> str:
     rows = [
-        (result.path, rank, p.category, p.name, f"{p.probability:.6f}", "")
+        (result.path, rank, p.category, p.name, f"{p.probability:.6f}", "", _novelty(p))
         for rank, p in enumerate(result.predictions, 1)
     ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows(rows or [(result.path, "", "", "", "", result.error)])
+    writer.writerows(rows or [(result.path, "", "", "", "", result.error, "")])
     return text.getvalue()
 
 

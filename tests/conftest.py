@@ -32,8 +32,9 @@ import model
 import predict
 import train
 import utils
-from support import arguments
+from support import arguments, novelty
 from support.digests import digest_of_file
+from support.results import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 CATEGORIES = ("1", "10", "2", "x y")  # in string order
@@ -93,6 +94,8 @@ def table_rows(text: str) -> list[tuple[int, float, str, str]]:
     """Parse rank, probability in percent, name and category of each line of predict.py's table."""
     lines = text.splitlines()
     assert re.split(r" {2,}", lines[0].strip()) == ["rank", "probability", "name", "category"]
+    if lines[-1].startswith("This image resembles none of the categories"):
+        del lines[-1]
     rows = []
     for line in lines[1:]:
         rank, percent, name, category = re.split(r" {2,}", line.strip().rstrip("█ "))
@@ -109,14 +112,15 @@ def parse_results(text: str, kind: str) -> list[dict]:
         return [json.loads(line) for line in text.split("\n")[:-1]]
     objects: list[dict] = []
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert list(rows[0]) == ["path", "rank", "category", "name", "probability", "error"]
+    assert list(rows[0]) == list(COLUMNS)
     for row in rows:
         if row["error"]:
             assert row["rank"] == row["category"] == row["name"] == row["probability"] == ""
             objects.append({"path": row["path"], "error": row["error"]})
             continue
         if row["rank"] == "1":
-            objects.append({"path": row["path"], "predictions": []})
+            novelty = float(row["novelty"]) if row["novelty"] else None
+            objects.append({"path": row["path"], "predictions": [], "novelty": novelty})
         prediction = {"rank": int(row["rank"]), "category": row["category"], "name": row["name"]}
         prediction["probability"] = float(row["probability"])
         assert row["path"] == objects[-1]["path"]
@@ -272,6 +276,17 @@ def small_backbone(seed: int = 0) -> model.Backbone:
     backbone.num_features = 2 * 64 + 2 * 128
     model.load_weights(backbone, "vgg13", "none", seed)
     return backbone
+
+
+def detector_of(hidden_units: int, num_classes: int = 3) -> novelty.NoveltyDetector:
+    """Make a novelty detector of random hidden layers, calibrated on others."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % num_classes
+    hidden = torch.rand(40, hidden_units, generator=generator) + labels[:, None]
+    detector = novelty.fit_detector([(hidden, labels)], hidden_units, num_classes)
+    logits = 3 * torch.rand(20, num_classes, generator=generator)
+    detector.calibrate(detector.measure(hidden[:20] + 0.1, logits))
+    return detector
 
 
 @pytest.fixture(scope="module")

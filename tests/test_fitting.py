@@ -29,6 +29,7 @@ import utils
 from features import Features, list_views
 from fitting import Samples
 from model import REGIONS, Backbone, Head
+from support import novelty
 from support.arguments import UserError
 from support.metrics import fit_temperature, metrics
 from support.record_store import KEY_BYTES, RecordStore
@@ -240,16 +241,35 @@ def test_the_temperature_comes_from_valid_and_the_metrics_from_test(made_up):
     rows = {"train": torch.arange(20), "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
     head, _ = fit(made_up, rows["train"], rows["valid"])
     samples = Samples(made_up.features, made_up.labels, rows)
-    temperature, probs, measured = fitting.evaluate(head, samples)
+    evaluation = fitting.evaluate(head, samples)
+    temperature, measured = evaluation.temperature, evaluation.metrics
     with torch.inference_mode():
         logits = head(made_up.values).mean(1)
     valid, test = logits[rows["valid"]], logits[rows["test"]]
     assert temperature == fit_temperature(valid, made_up.labels[rows["valid"]]) != 1
-    torch.testing.assert_close(probs, (test / temperature).softmax(1))
+    torch.testing.assert_close(evaluation.probs, (test / temperature).softmax(1))
     labels = made_up.labels[rows["test"]]
     expected = {f"test_{k}": v for k, v in metrics(test / temperature, labels).items()}
     expected["test_ece_without_temperature"] = metrics(test, labels)["ece"]
     assert measured == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_detector_is_fitted_on_train_and_calibrated_on_valid(made_up):
+    rows = {"train": torch.arange(20), "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
+    head, _ = fit(made_up, rows["train"], rows["valid"])
+    evaluation = fitting.evaluate(head, Samples(made_up.features, made_up.labels, rows))
+    with torch.inference_mode():
+        hidden = head.image_hidden(made_up.values)
+        logits = head.output(hidden)
+    batches = [(hidden[:20], made_up.labels[:20])]
+    expected = novelty.fit_detector(batches, head.hidden_units, head.num_classes)
+    expected.calibrate(expected.measure(hidden[20:30], logits[20:30]))
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(evaluation.detector.state_dict()[name], tensor)
+    torch.testing.assert_close(evaluation.novelty, expected(hidden[30:], logits[30:]))
+    rows["train"] = torch.stack([(made_up.labels == k).nonzero()[0, 0] for k in range(3)])
+    evaluation = fitting.evaluate(head, Samples(made_up.features, made_up.labels, rows))
+    assert evaluation.detector is None and evaluation.novelty.isnan().all()
 
 
 # ---------------------------------------------------------------- fine-tuning, on small images

@@ -11,12 +11,15 @@ from support.metrics import (
     CALIBRATION_BINS,
     TEMPERATURES,
     USUAL_TEMPERATURE,
+    auroc,
     calibration_bins,
     calibration_error,
     category_metrics,
     confusion_counts,
     fit_temperature,
     format_evaluation,
+    format_unknown,
+    fpr95,
     metrics,
 )
 
@@ -192,3 +195,38 @@ def test_few_images_move_the_temperature_little():
     assert temperatures == sorted(temperatures, reverse=True) and temperatures[-1] > 0.3
     incorrect = [fit_temperature(logits[:n], (labels[:n] + 1) % 3) for n in range(4)]
     assert incorrect == sorted(incorrect) and incorrect[1] > USUAL_TEMPERATURE
+
+
+# ---------------------------------------------------------------- unknown images
+
+
+def test_an_evaluation_says_how_many_images_are_unusual():
+    novelty = np.linspace(0.1, 0.5, len(LABELS))
+    line = format_evaluation(PROBS, LABELS, NAMES, novelty=novelty, min_novelty=0.15)[1]
+    share = np.mean(novelty < 0.15)
+    assert 0 < share < 1 and line == f"{share:.1%} of the images have a novelty below 0.15"
+    unknown = format_evaluation(PROBS, LABELS, NAMES, novelty=novelty * math.nan)
+    assert unknown == format_evaluation(PROBS, LABELS, NAMES)
+
+
+def test_unknown_images_are_compared_by_probability_and_by_novelty():
+    known, unknown = [[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.1, 0.9]]
+    assert format_unknown(known, [0.5, 0.4], unknown, [0.1, 0.2], 0.15) == [
+        "probability of known and unknown images: AUROC 0.6250, FPR95 50.0%",
+        "novelty of known and unknown images: AUROC 1.0000, FPR95 0.0%",
+        "50.0% of 2 unknown images have a novelty below 0.15",
+    ]
+    assert len(format_unknown(known, [math.nan] * 2, unknown, [math.nan] * 2, 0.15)) == 1
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order():
+    known, unknown = np.random.RandomState(0).randint(0, 20, (2, 50))
+    pairs = [(u < k) + 0.5 * (u == k) for k in known for u in unknown]
+    assert auroc(known, unknown) == pytest.approx(np.mean(pairs))
+    assert auroc([2, 3], [1, 0]) == 1 and auroc([0], [1, 2]) == 0 and auroc([1], [1]) == 0.5
+
+
+def test_fpr95_is_the_share_of_unknown_images_above_the_limit():
+    known = np.arange(1, 102)  # the limit is 6
+    assert fpr95(known, [5.9, 6, 7, 5]) == 0.5
+    assert fpr95(known, [0, 1]) == 0 and fpr95(known, [50]) == 1

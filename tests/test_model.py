@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import backbone_of, same_bits, small_backbone
+from conftest import backbone_of, detector_of, same_bits, small_backbone
 from test_files import INVALID_TENSORS, UNSAFE_FILES
 from torch import nn
 from torchvision import models
@@ -207,10 +207,9 @@ def test_probabilities_are_those_of_normalized_views_and_the_temperature():
     classifier, views = small_classifier(temperature=0.25), random_views(3, 3, 32, 32)
     with torch.inference_mode():
         images = utils.normalize(views, classifier.means, classifier.stds)
-        expected = (classifier(images) * 4).softmax(1)
-        features = classifier.backbone(images)
-        torch.testing.assert_close(classifier(images), classifier.head(features).mean(1))
-    probs = classifier.compute_probs(views)
+        logits = classifier.head(classifier.backbone(images)).mean(1)
+        expected = (logits * 4).softmax(1)
+    probs, _ = classifier.predict_views(views)
     torch.testing.assert_close(probs, expected)
     assert probs.dtype == torch.float32 and not probs.requires_grad
     torch.testing.assert_close(probs.sum(1), torch.ones(3))
@@ -219,15 +218,34 @@ def test_probabilities_are_those_of_normalized_views_and_the_temperature():
 @pytest.mark.parametrize("changes", [{"means": [0.1, 0.2, 0.6]}, {"stds": [0.5, 0.2, 0.1]}])
 def test_means_and_stds_may_be_replaced(changes):
     classifier, views = small_classifier(), random_views(2, 3, 32, 32)
-    probs = classifier.compute_probs(views, **changes)
-    assert torch.equal(probs, small_classifier(**changes).compute_probs(views))
-    assert not torch.allclose(probs, classifier.compute_probs(views), atol=1e-4)
+    probs, _ = classifier.predict_views(views, **changes)
+    assert torch.equal(probs, small_classifier(**changes).predict_views(views)[0])
+    assert not torch.allclose(probs, classifier.predict_views(views)[0], atol=1e-4)
+
+
+def test_novelty_is_that_of_the_mean_hidden_layer_and_of_logits_before_the_temperature():
+    classifier, views = small_classifier(detector=detector_of(8)), random_views(3, 3, 32, 32)
+    _, novelty = classifier.predict_views(views)
+    with torch.inference_mode():
+        features = classifier.backbone(utils.normalize(views, classifier.means, classifier.stds))
+        standardized = (features - classifier.head.mean) / classifier.head.std
+        hidden = classifier.head.layers[:2](standardized).mean(1)
+        expected = classifier.detector(hidden, classifier.head(features).mean(1))
+    torch.testing.assert_close(novelty, expected)
+    assert torch.equal(
+        novelty, small_classifier(detector=detector_of(8), temperature=9.0).predict_views(views)[1]
+    )
+
+
+def test_without_a_detector_novelty_is_nan():
+    _, novelty = small_classifier().predict_views(random_views(3, 3, 32, 32))
+    assert novelty.shape == (3,) and novelty.isnan().all()
 
 
 def test_probabilities_that_are_not_finite_are_an_error():
     classifier = small_classifier(temperature=1e-45)
     with pytest.raises(UserError, match="^no finite probabilities: .*--means"):
-        classifier.compute_probs(random_views(1, 3, 32, 32))
+        classifier.predict_views(random_views(1, 3, 32, 32))
 
 
 # ---------------------------------------------------------------- heat maps
@@ -347,6 +365,7 @@ def saved(tmp_path_factory):
         stds=[0.4, 0.5, 0.6],
         image_size=224,
         temperature=0.75,
+        detector=detector_of(6),
         names={"1": "rose", "10": "10", "2": "ひ \udcff"},
         history={"epoch": 2, "metrics": {"valid_accuracy": 0.5}, "arguments": {"seed": 1}},
     )
@@ -360,8 +379,8 @@ def test_a_loaded_checkpoint_gives_the_same_logits(saved):
     loaded = model.load_checkpoint(path)
     images = random_images(2, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(loaded(images), classifier(images))
-    assert loaded(images).shape == (2, 3)
+        for output, expected in zip(loaded(images), classifier(images), strict=True):
+            assert torch.equal(output, expected) and len(output) == 2
     for name in (
         "arch",
         "class_to_idx",
@@ -378,7 +397,13 @@ def test_a_loaded_checkpoint_gives_the_same_logits(saved):
 
 def test_a_checkpoint_holds_plain_types_under_the_documented_names(saved):
     content = torch.load(saved[1], weights_only=True)
-    assert same_bits(dict(content.pop("state_dict")), dict(saved[0].state_dict()))
+    state = content.pop("state_dict")
+    assert same_bits(dict(state), dict(saved[0].state_dict()))
+    assert {name for name in state if name.startswith("detector.")} == {
+        "detector.whitening",
+        "detector.means",
+        "detector.calibration",
+    }
     assert content == {
         "format_version": model.FORMAT_VERSION,
         "arch": "tiny",
@@ -447,10 +472,11 @@ def test_a_checkpoint_of_version_4_predicts_as_it_always_did(tmp_path):
     y, x = np.mgrid[:64, :64]
     views = np.stack([[3 * x, 2 * y + x, x * y % 256], [255 - 2 * y, x ^ y, 4 * x % 200]])
     loaded = model.load_checkpoint(path)
-    probs = loaded.compute_probs(torch.from_numpy(views.astype(np.uint8)))
+    probs, novelty = loaded.predict_views(torch.from_numpy(views.astype(np.uint8)))
     path.unlink()  # 38 MB
     expected = torch.tensor([[0.85136, 0.01054, 0.13810], [0.89381, 0.00355, 0.10264]])
     torch.testing.assert_close(probs, expected, rtol=0, atol=1e-4)
+    assert novelty.shape == (2,) and novelty.isnan().all()  # it has no detector
     assert loaded.categories == ["1", "10", "2"] and loaded.names == {}
     assert loaded.history["epoch"] == 7 and loaded.history["arguments"]["seed"] == 0
 
@@ -523,6 +549,15 @@ for name in ("backbone.features.3.weight", "head.layers.0.weight"):
             ),
             "not a" if reason == "can read" else "damaged",
         )
+
+
+for values in ([[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [-1.0, 1.0]]):
+    INVALID_CHECKPOINTS[f"calibration {values}"] = (
+        lambda c, values=values: changed(
+            c, state_dict=changed(c["state_dict"], **{"detector.calibration": torch.tensor(values)})
+        ),
+        "damaged",
+    )
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")

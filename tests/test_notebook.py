@@ -34,6 +34,7 @@ FIGURES = {
     "prediction_bars",
     "heat_map",
     "reliability_diagram",
+    "novelty_histogram",
 }
 DEFAULTS = {"ARCH", "WEIGHTS", "VIEWS", "HIDDEN_UNITS", "DROPOUT", "LEARNING_RATE", "EPOCHS"}
 DEFAULTS |= {"BATCH_SIZE", "SEED", "DEVICE"}
@@ -120,6 +121,7 @@ def executed(notebook, tmp_path_factory):
     for name in ("support", SAMPLE):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy(ROOT / "assets" / "car.jpg", folder / "assets")
     for split, step in (("train", 2), ("valid", 2)):
         for category in (folder / SAMPLE / split).iterdir():
             images = sorted(category.iterdir())

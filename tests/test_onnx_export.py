@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CATEGORIES, ROOT, assert_error, draw, run, same_bits, small_backbone
+from conftest import (
+    CATEGORIES,
+    ROOT,
+    assert_error,
+    detector_of,
+    draw,
+    run,
+    same_bits,
+    small_backbone,
+)
 from torch import nn
 
 import predict
@@ -18,7 +27,7 @@ import utils
 from model import FORMAT_VERSION, Backbone, Classifier, Head, load_checkpoint, load_weights
 from support import onnx_export
 from support.arguments import UserError
-from support.onnx_export import ImagesToProbabilities, check_onnx, export_onnx, onnx_probabilities
+from support.onnx_export import ImagesToProbabilities, check_onnx, export_onnx, onnx_outputs
 
 MEANS, STDS = [0.4, 0.45, 0.5], [0.25, 0.3, 0.2]  # neither the default nor the checkpoint's
 SIZE = 64  # of images, in pixels
@@ -35,21 +44,20 @@ def small_classifier(backbone=None, **changes) -> Classifier:
         torch.full([backbone.num_features], 0.5), torch.full([backbone.num_features], 0.3)
     )
     attributes = {"arch": "vgg13", "class_to_idx": {"b": 1, "x y": 0, "a": 2}, "image_size": SIZE}
-    attributes |= {"means": MEANS, "stds": STDS, "temperature": 0.25}
+    attributes |= {"means": MEANS, "stds": STDS, "temperature": 0.25, "detector": detector_of(16)}
     return Classifier(backbone, head, **attributes | changes).eval()
 
 
 def module_of(classifier: nn.Module) -> ImagesToProbabilities:
     """Return the module that is exported of a classifier."""
-    return ImagesToProbabilities(
-        classifier, classifier.means, classifier.stds, classifier.temperature
-    )
+    has_novelty = classifier.detector is not None
+    return ImagesToProbabilities(classifier, classifier.means, classifier.stds, has_novelty)
 
 
 def tiny_module(classifier=None) -> ImagesToProbabilities:
     """Return a module for images of 4 x 4 pixels, which is exported faster than a network."""
     classifier = classifier or nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2))
-    return ImagesToProbabilities(classifier, [0.5] * 3, [0.25] * 3, 1.0)
+    return ImagesToProbabilities(classifier, [0.5] * 3, [0.25] * 3, False)
 
 
 def views(count: int = 3) -> torch.Tensor:
@@ -89,14 +97,26 @@ def metadata_of(path) -> dict[str, str]:
 # ---------------------------------------------------------------- the module
 
 
-def test_the_module_gives_the_classifiers_probabilities():
+def difference(outputs, others) -> float:
+    """Return the largest difference between two lists of tensors."""
+    return max((a - b).abs().max().item() for a, b in zip(outputs, others, strict=True))
+
+
+def test_the_module_gives_the_classifiers_probabilities_and_novelty():
     classifier = small_classifier()
-    expected = classifier.compute_probs(views())
+    expected = classifier.predict_views(views())
     with torch.inference_mode():
-        assert (module_of(classifier)(views()) - expected).abs().max() < 1e-5
+        assert difference(module_of(classifier)(views()), expected) < 1e-5
     for name, plain in (("temperature", 1.0), ("means", utils.MEANS), ("stds", utils.STDS)):
-        other = small_classifier(**{name: plain}).compute_probs(views())
-        assert (other - expected).abs().max() > 1e-3  # so that a mistake in it would be noticed
+        other = small_classifier(**{name: plain}).predict_views(views())
+        assert difference(other, expected) > 1e-3  # so that a mistake in it would be noticed
+
+
+def test_the_module_of_a_classifier_without_detector_gives_probabilities_only():
+    classifier = small_classifier(detector=None)
+    with torch.inference_mode():
+        [probs] = module_of(classifier)(views())
+    assert difference([probs], [classifier.predict_views(views())[0]]) < 1e-5
 
 
 def test_the_module_is_a_copy_in_float32_and_the_classifier_stays_as_it_is():
@@ -106,14 +126,14 @@ def test_the_module_is_a_copy_in_float32_and_the_classifier_stays_as_it_is():
     layouts = {name: (t.dtype, t.stride()) for name, t in classifier.state_dict().items()}
     module = module_of(classifier)
     with torch.inference_mode():
-        probs = module(views())
+        outputs = module(views())
     assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.float32}
     assert all(tensor.is_contiguous() for tensor in module.state_dict().values())
     assert same_bits(classifier.state_dict(), before)
     assert {name: (t.dtype, t.stride()) for name, t in classifier.state_dict().items()} == layouts
     assert classifier.training
     classifier.eval().backbone.float()  # weights that were rounded stay rounded
-    assert (probs - classifier.compute_probs(views())).abs().max() < 1e-5
+    assert difference(outputs, classifier.predict_views(views())) < 1e-5
 
 
 # ---------------------------------------------------------------- predictions of the file
@@ -122,20 +142,22 @@ def test_the_module_is_a_copy_in_float32_and_the_classifier_stays_as_it_is():
 @pytest.mark.parametrize("count", [1, 3, onnx_export.RUN_BATCH_SIZE + 1])
 def test_a_file_predicts_as_its_model_does(exported, count):
     classifier, path = exported
-    probs = onnx_probabilities(path, views(count))
-    assert probs.shape == (count, 3) and probs.dtype == torch.float32
-    assert (probs - classifier.compute_probs(views(count))).abs().max() < 1e-5
+    probs, novelty = onnx_outputs(path, views(count))
+    assert probs.shape == (count, 3) and novelty.shape == (count,)
+    assert probs.dtype == novelty.dtype == torch.float32
+    assert difference((probs, novelty), classifier.predict_views(views(count))) < 1e-5
 
 
-def test_probabilities_that_differ_are_an_error(exported):
+def test_outputs_that_differ_are_an_error(exported):
     classifier, path = exported
-    expected = classifier.compute_probs(views())
+    expected = classifier.predict_views(views())
     assert 0 <= check_onnx(path, views(), expected) < 1e-5
-    for difference in (2 * onnx_export.MAX_DIFFERENCE, -0.25, torch.nan):
-        other = expected.clone()
-        other[2, 1] += difference
-        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: its probabilities differ"):
-            check_onnx(path, views(), other)
+    for change in (2 * onnx_export.MAX_DIFFERENCE, -0.25, torch.nan):
+        for number in range(2):  # in probabilities and in novelty
+            other = [tensor.clone() for tensor in expected]
+            other[number][-1] += change
+            with pytest.raises(UserError, match=f"^{re.escape(str(path))}: its outputs differ"):
+                check_onnx(path, views(), other)
 
 
 def test_imagenet_weights_predict_the_same_on_photographs(
@@ -149,6 +171,7 @@ def test_imagenet_weights_predict_the_same_on_photographs(
     classifier = small_classifier(
         backbone, arch="vgg16", means=utils.MEANS, stds=utils.STDS, image_size=utils.CROP
     )
+    classifier.detector = None
     with torch.inference_mode():
         features = torch.cat([backbone(utils.normalize(batch)) for batch in photographs.split(4)])
         flat = features.flatten(0, 1)
@@ -158,7 +181,7 @@ def test_imagenet_weights_predict_the_same_on_photographs(
     export_onnx(module_of(classifier), utils.CROP, tmp_path / "model.onnx", {})
     assert len(photographs) == 17
     assert expected.std(0).min() > 0.05  # the predictions differ
-    assert check_onnx(tmp_path / "model.onnx", photographs, expected) < 1e-4
+    assert check_onnx(tmp_path / "model.onnx", photographs, [expected]) < 1e-4
     (tmp_path / "model.onnx").unlink()  # 61 MB
 
 
@@ -177,7 +200,8 @@ def declared(values):
 def test_a_file_declares_its_input_and_output_in_float32(exported):
     graph = read(exported[1]).graph
     assert declared(graph.input) == [("images", 2, ["N", 3, SIZE, SIZE])]  # 2: uint8
-    assert declared(graph.output) == [("probabilities", 1, ["N", 3])]  # 1: float32
+    outputs = [("probabilities", 1, ["N", 3]), ("novelty", 1, ["N"])]  # 1: float32
+    assert declared(graph.output) == outputs
     types = {tensor.data_type for tensor in graph.initializer}
     assert types <= {1, 7}  # float32, and int64 for axes
 
@@ -212,7 +236,7 @@ def test_a_second_export_gives_the_same_bytes_and_prints_logs_and_warns_nothing(
 ):
     classifier, path = exported
     export_onnx(module_of(classifier), SIZE, tmp_path / "again.onnx", METADATA)
-    onnx_probabilities(tmp_path / "again.onnx", views(1))
+    onnx_outputs(tmp_path / "again.onnx", views(1))
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
     assert logging.root.manager.disable == logging.NOTSET
@@ -257,7 +281,7 @@ def test_a_missing_package_of_the_export_is_named(monkeypatch, tmp_path, package
 def test_a_missing_onnxruntime_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="package onnxruntime: pip install onnxruntime$"):
-        onnx_probabilities(tmp_path / "model.onnx", views(1))
+        onnx_outputs(tmp_path / "model.onnx", views(1))
 
 
 def from_another_program(path):
@@ -286,7 +310,7 @@ def test_a_file_that_is_not_a_model_is_named(packages, tmp_path, capfd, case):
     INVALID_FILES[case](path)
     reason = "cannot read it: [A-Z]" if case in ("missing", "folder") else "not a model"
     with pytest.raises(UserError, match=f"^{re.escape(str(path))}: {reason}"):
-        onnx_probabilities(path, views(1))
+        onnx_outputs(path, views(1))
     assert capfd.readouterr() == ("", "")
 
 
@@ -311,7 +335,10 @@ def test_the_flag_writes_a_file_and_compares_an_image(by_command, trained):
     assert done.returncode == 0 and done.stderr == ""
     first, second = done.stdout.splitlines()
     assert first == f"saved {path}"
-    assert float(re.fullmatch("largest difference in probability: ([0-9.e-]+)", second)[1]) < 1e-4
+    assert (
+        float(re.fullmatch("largest difference in probability or novelty: ([0-9.e-]+)", second)[1])
+        < 1e-4
+    )
     size = trained.checkpoint.stat().st_size
     assert path.stat().st_size == pytest.approx(size, rel=0.01)  # no weights are stored twice
 
@@ -319,11 +346,13 @@ def test_the_flag_writes_a_file_and_compares_an_image(by_command, trained):
 def test_the_file_of_a_checkpoint_predicts_as_the_library_does(by_command, trained, images):
     paths = sorted((images / "test").rglob("*.jpg"))[::2]
     photographs = torch.stack([utils.plain_view(utils.load_image(path)) for path in paths])
-    probs = onnx_probabilities(by_command[1], photographs)
+    probs, novelty = onnx_outputs(by_command[1], photographs)
     classifier = load_checkpoint(trained.checkpoint)
     ranked = predict.predict(classifier, paths, top_k=9, means=MEANS, stds=STDS)
-    for row, predictions in zip(probs, ranked, strict=True):
+    assert len(novelty.unique()) > 1
+    for row, value, predictions in zip(probs, novelty.tolist(), ranked, strict=True):
         assert len(predictions) == len(CATEGORIES)
+        assert value == pytest.approx(predictions[0].novelty, abs=1e-5)
         for prediction in predictions:
             prob = row[classifier.class_to_idx[prediction.category]].item()
             assert prob == pytest.approx(prediction.probability, abs=1e-5)

@@ -98,6 +98,7 @@ def drawings():
         plots.category_counts: ([[3, 5], ["iris", "rose"], "train"], {}),
         plots.heat_map: ([image, rng.random((14, 14)), "iris"], {}),
         plots.reliability_diagram: ([correct, probs, probs**2], eces),
+        plots.novelty_histogram: ([probs, {"a car": 1e-9}, 0.003, "test"], {}),
     }
 
 
@@ -400,3 +401,24 @@ def test_certain_predictions_are_in_the_last_bin(look):
     look(figure)
     assert figure.axes[1].patches[0].get_data()[0].tolist() == [0] * 14 + [3]
     assert figure.axes[0].collections[0].get_offsets().tolist() == [[1, 2 / 3]]
+
+
+def test_the_novelty_histogram_counts_images_and_marks_single_ones(look):
+    novelty = [0.0, 0.0005, 0.02, 0.5, 0.6, 1.0]
+    marked = {"the car": 0.0, "the rose": 0.25}
+    figure = plots.novelty_histogram(novelty, marked, 0.003, "images of test")
+    look(figure)
+    [ax] = figure.axes
+    bars = [(bar.get_x(), bar.get_x() + bar.get_width(), bar.get_height()) for bar in ax.patches]
+    assert sum(height for *_, height in bars) == len(novelty)
+    assert bars[0][2] == 1  # 0 is drawn at the lowest value
+    assert sum(height for left, *_, height in bars if left > 0.1) == 3
+    lines = [line.get_xdata()[0] for line in ax.lines]
+    assert lines == pytest.approx([bars[0][0], 0.25, 0.003], rel=1e-6)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == [
+        "images of test",
+        "the car: 0",
+        "the rose: 0.25",
+        "reported if below 0.003",
+    ]

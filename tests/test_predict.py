@@ -250,8 +250,8 @@ def test_probabilities_are_those_of_the_network(checkpoint, images):
     transform = VGG16_Weights.IMAGENET1K_V1.transforms()
     for ranked, path in zip(predictions, paths, strict=True):
         with torch.inference_mode():
-            logits = model(transform(utils.load_image(path))[None])[0]
-        expected = (logits / model.temperature).softmax(0)
+            [expected], [novelty] = model(transform(utils.load_image(path))[None])
+        assert [p.novelty for p in ranked] == pytest.approx([novelty.item()] * 4, abs=1e-4)
         assert sum(p.probability for p in ranked) == pytest.approx(1, abs=1e-5)
         for p in ranked:
             index = sorted(CATEGORIES).index(p.category)
@@ -290,6 +290,44 @@ def test_an_unsure_prediction_is_unknown(predict_image, tmp_path):
     [prediction] = json.loads(predict_image(*flags, "--format", "jsonl").stdout)["predictions"]
     unknown = {"rank": 1, "category": "", "name": "unknown"}
     assert prediction == {**unknown, "probability": probability}
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory) -> Path:
+    """A folder of images that resemble none of the categories."""
+    folder = tmp_path_factory.mktemp("noise")
+    for seed in range(4):
+        pixels = np.random.RandomState(seed).randint(0, 256, (90, 100, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    return folder
+
+
+def test_an_image_of_no_category_is_reported(predict_image, noise, tmp_path):
+    flags = {"--input": noise / "0.png"}
+    done = predict_image("--top_k", 4, "--plot", tmp_path / "a.png", **flags)
+    assert len(table_rows(done.stdout)) == 4  # the names are shown
+    assert re.search(r"none of the categories \(novelty 0\.00\d\d\): the names", done.stdout)
+    assert "none of the categories" not in predict_image().stdout
+    done = predict_image("--top_k", 4, "--min_novelty", 0.002, **flags)
+    assert re.search(r"   1 +[0-9.]+% +unknown\b.*\nThis image resembles none", done.stdout)
+
+
+def test_novelty_is_written_for_every_image(predict_images, checkpoint, photos, noise, tmp_path):
+    paths = [noise / "1.png", photos / "copy of 0", noise / "2.png"]
+    expected = predict.predict(load_checkpoint(checkpoint), paths, min_novelty=0.002)
+    assert [best.name == "unknown" for [best] in expected] == [True, False, True]
+    for kind in ("csv", "jsonl", "json"):
+        output = tmp_path / f"out.{kind}"
+        done = predict_images("--output", output, "--min_novelty", 0.002, inputs=paths)
+        assert "3 images predicted, 2 resemble no category (novelty below 0.003), " in done.stderr
+        assert "2 are unknown, 0 could not be read" in done.stderr
+        items = parse_results(output.read_text(), kind)
+        assert len(items) == 3
+        for item, [best] in zip(items, expected, strict=True):
+            assert item["novelty"] == pytest.approx(best.novelty, abs=2e-6)
+            assert item["predictions"][0]["name"] == best.name
+    done = predict_images("--output", output, "--resume", inputs=paths)
+    assert_error(done, "another --min_novelty (0.002, not 0.0)")
 
 
 def test_nothing_is_imported_that_a_prediction_does_not_need(trained, images):
@@ -562,6 +600,7 @@ def test_the_evaluation_on_a_trainings_own_images_is_warned_of(
     content = torch.load(checkpoint, weights_only=True)
     content |= {"arguments": {"data_dir": str(data)}, "class_to_idx": {"a": 0, "b": 1}}
     content |= {"names": {}, "num_outputs": 4}
+    content["state_dict"]["detector.means"] = content["state_dict"]["detector.means"][:2]
     torch.save(content, tmp_path / "c.pth")
     flags = ("--checkpoint", tmp_path / "c.pth", "--evaluate")
     done = call("predict.py", *flags, own_images / "train")
@@ -594,9 +633,28 @@ def test_mistakes_and_sure_predictions_are_counted(call, checkpoint, images, tmp
     assert lines[0].startswith(f"8 images of 4 categories: accuracy {accuracy}")
     assert lines[1].startswith("100.0% of the predictions") and f"{accuracy} of these" in lines[1]
     pattern = "([0-9]+) of (.+) predicted as (.+)"
-    confusions = [re.fullmatch(pattern, line).groups() for line in lines[2:]]
+    assert re.fullmatch(r"[0-9.]+% of the images have a novelty below 0.003", lines[2])
+    confusions = [re.fullmatch(pattern, line).groups() for line in lines[3:]]
     assert sum(int(count) for count, *_ in confusions) == mistakes
     assert {name for _, name, _ in confusions} <= {names.get(c, c) for c in CATEGORIES}
+
+
+def test_unknown_images_are_told_from_known_ones(call, checkpoint, images, noise, tmp_path):
+    (noise / "damaged.jpg").write_text("not an image")
+    flags = ("--checkpoint", checkpoint, "--evaluate", images)
+    plain = call("predict.py", *flags).stdout.splitlines()
+    done = call("predict.py", *flags, "--unknown", noise, "--min_novelty", 0.01)
+    (noise / "damaged.jpg").unlink()
+    assert done.returncode == 1 and "damaged.jpg: not an image" in done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == plain[0]  # is that of the known images
+    assert "have a novelty below 0.01" in lines[1]
+    assert re.fullmatch("probability of known and unknown images: AUROC .*, FPR95 .*%", lines[-3])
+    assert lines[-2] == "novelty of known and unknown images: AUROC 1.0000, FPR95 0.0%"
+    assert lines[-1] == "100.0% of 4 unknown images have a novelty below 0.01"
+    assert_error(call("predict.py", *flags, "--unknown", tmp_path), "--unknown", "none of its")
+    done = call("predict.py", "--checkpoint", checkpoint, "--input", noise, "--unknown", noise)
+    assert_error(done, "--unknown goes with --evaluate")
 
 
 def test_a_folder_that_cannot_be_evaluated_is_reported(call, checkpoint, tmp_path):
@@ -766,7 +824,7 @@ def test_an_output_is_not_continued_with_another_command(
     one = [photos / "copy of 0"]
     assert predict_images(*output, inputs=one).returncode == 0
     before = (tmp_path / "out.csv").read_bytes()
-    for flags in (("--top_k", 2), ("--means", "0", "0", "0"), ("--min_probability", 0.5)):
+    for flags in (("--top_k", 2), ("--means", "0", "0", "0"), ("--min_novelty", 0.5)):
         done = predict_images(*output, *flags, "--resume")
         assert_error(done, f"made with another {flags[0]} ")
     other = changed_checkpoint(checkpoint, tmp_path / "other.pth", temperature=3.0)

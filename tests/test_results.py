@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import sys
 
@@ -17,12 +18,15 @@ from support.results import Prediction, Result
 CATEGORIES = ["1", "10", "2", "x y"]
 NOT_TEXT = os.fsdecode(b"of \xff bytes")
 EXAMPLES = [
-    Result("a.jpg", [Prediction("1", "one", 0.9), Prediction("2", 'so "called"', 0.1)]),
-    Result("line\nbreak, comma.jpg", [Prediction("1", "one", 0.6), Prediction("2", "two", 0.4)]),
+    Result("a.jpg", [Prediction("1", "one", 0.9, 0.25), Prediction("2", 'so "called"', 0.1, 0.25)]),
+    Result(
+        "line\nbreak, comma.jpg",
+        [Prediction("1", "one", 0.6, 0.25), Prediction("2", "two", 0.4, 0.25)],
+    ),
     Result('"quoted"', [], 'not an image, "they" say'),
-    Result("a.jpg", [Prediction("1", "one", 0.9), Prediction("2", 'so "called"', 0.1)]),
-    Result(NOT_TEXT, [Prediction("", "unknown", 0.4)]),
-    Result("ünïcode", [Prediction("ö", "é", 0.7), Prediction("2", "two", 0.3)]),
+    Result("a.jpg", [Prediction("1", "one", 0.9, 0.25), Prediction("2", 'so "called"', 0.1, 0.25)]),
+    Result(NOT_TEXT, [Prediction("", "unknown", 0.4, 0.25)]),
+    Result("ünïcode", [Prediction("ö", "é", 0.7, 0.25), Prediction("2", "two", 0.3, 0.25)]),
 ]
 TEXT_ONLY = [result for result in EXAMPLES if result.path != NOT_TEXT]  # can be printed
 PATHS = [result.path for result in EXAMPLES]
@@ -34,25 +38,68 @@ file_formats = pytest.mark.parametrize("kind", results.FILE_FORMATS)
 
 def test_the_most_likely_categories_come_first():
     probs = torch.tensor([0.2, 0.5, 0.3, 0.0])
-    assert results.most_likely(probs, CATEGORIES, {"2": "two"}, 2) == [
-        Prediction("10", "10", 0.5),
-        Prediction("2", "two", pytest.approx(0.3)),
+    assert results.most_likely(probs, 0.25, CATEGORIES, {"2": "two"}, 2) == [
+        Prediction("10", "10", 0.5, 0.25),
+        Prediction("2", "two", pytest.approx(0.3), 0.25),
     ]
-    ranked = results.most_likely(probs, CATEGORIES, {}, 10**6)
+    ranked = results.most_likely(probs, 0.25, CATEGORIES, {}, 10**6)
     assert [prediction.category for prediction in ranked] == ["10", "2", "1", "x y"]
 
 
 def test_a_prediction_below_the_minimum_is_unknown():
     probs = torch.tensor([0.2, 0.5, 0.3, 0.0])
-    assert results.most_likely(probs, CATEGORIES, {}, 2, 0.5)[0] == Prediction("10", "10", 0.5)
-    assert results.most_likely(probs, CATEGORIES, {}, 2, 0.51) == [Prediction("", "unknown", 0.5)]
+    assert results.most_likely(probs, 0.25, CATEGORIES, {}, 2, 0.5)[0] == Prediction(
+        "10", "10", 0.5, 0.25
+    )
+    assert results.most_likely(probs, 0.25, CATEGORIES, {}, 2, 0.51) == [
+        Prediction("", "unknown", 0.5, 0.25)
+    ]
+
+
+def test_an_image_below_the_minimum_novelty_is_unknown():
+    probs = torch.tensor([0.2, 0.5, 0.3, 0.0])
+    unknown = [Prediction("", "unknown", 0.5, 0.01)]
+    assert results.most_likely(probs, 0.01, CATEGORIES, {}, 2, 0.5, 0.02) == unknown
+    assert results.most_likely(probs, 0.01, CATEGORIES, {}, 2, 0.51, 0.01) == unknown
+    assert results.most_likely(probs, 0.01, CATEGORIES, {}, 2, 0.5, 0.01)[0].name == "10"
+    assert results.most_likely(probs, math.nan, CATEGORIES, {}, 2, 0.5, 1.0)[0].name == "10"
+
+
+def test_a_table_says_if_an_image_is_unusual():
+    usual = Prediction("1", "one", 0.9, results.UNUSUAL)
+    assert "resembles" not in results.format_table([usual])
+    *lines, last = results.format_table([usual._replace(novelty=0.00012)]).splitlines()
+    assert lines == results.format_table([usual]).splitlines()
+    assert last == (
+        "This image resembles none of the categories (novelty 0.0001): the names are guesses."
+    )
+    unknown = results.format_table([Prediction("", "unknown", 0.9, 0.0)])
+    assert unknown.endswith("This image resembles none of the categories (novelty 0.0000).")
+
+
+def test_novelty_that_was_not_computed_is_left_out(tmp_path):
+    result = Result("a.jpg", [Prediction("1", "one", 0.5, math.nan)])
+    assert "resembles" not in results.format_table(result.predictions)
+    assert (
+        write(tmp_path / "a.csv", [result]).decode().splitlines()[1] == "a.jpg,1,1,one,0.500000,,"
+    )
+    assert json.loads(write(tmp_path / "a.jsonl", [result]))["novelty"] is None
+
+
+def test_a_summary_counts_results():
+    summary = results.Summary()
+    for result in EXAMPLES:
+        summary.add(result)
+    assert str(summary) == "5 images predicted, 1 are unknown, 1 could not be read"
+    summary.add(Result("b.jpg", [Prediction("1", "one", 0.9, 0.001)]))
+    assert "6 images predicted, 1 resemble no category (novelty below 0.003)" in str(summary)
 
 
 @pytest.fixture
 def predictions() -> list[Prediction]:
     """Four predictions whose names differ in length; one has a line end."""
     names = {"10": "a long name, longer than the word category", "2": "two\nlines"}
-    return results.most_likely(torch.tensor([0.13, 0.55, 0.3, 0.02]), CATEGORIES, names, 4)
+    return results.most_likely(torch.tensor([0.13, 0.55, 0.3, 0.02]), 0.25, CATEGORIES, names, 4)
 
 
 def test_a_table_has_rank_probability_name_and_category(predictions):
@@ -118,7 +165,7 @@ def test_a_file_and_standard_output_have_every_result(tmp_path, capsys, kind):
         if result.error:
             assert item == {"path": result.path, "error": result.error}
             continue
-        rows = [tuple(row.values()) for row in item["predictions"]]
+        rows = [(*row.values(), item["novelty"]) for row in item["predictions"]]
         assert rows == [(rank, *p) for rank, p in enumerate(result.predictions, 1)]
         assert list(item["predictions"][0]) == ["rank", "category", "name", "probability"]
     assert print_all(TEXT_ONLY, kind, capsys) == write(path, TEXT_ONLY).decode()
@@ -135,10 +182,12 @@ def test_no_results_are_a_file_as_well(tmp_path, capsys, kind):
 
 
 def test_probabilities_have_six_digits(tmp_path):
-    result = Result("a.jpg", [Prediction("1", "one", 1 / 3), Prediction("2", "two", 1e-9)])
+    result = Result(
+        "a.jpg", [Prediction("1", "one", 1 / 3, 0.25), Prediction("2", "two", 1e-9, 0.25)]
+    )
     assert write(tmp_path / "a.csv", [result]).decode().splitlines()[1:] == [
-        "a.jpg,1,1,one,0.333333,",
-        "a.jpg,2,2,two,0.000000,",
+        "a.jpg,1,1,one,0.333333,,0.250000",
+        "a.jpg,2,2,two,0.000000,,0.250000",
     ]
     [item] = json.loads(write(tmp_path / "a.json", [result]))
     assert [row["probability"] for row in item["predictions"]] == [0.333333, 0.0]

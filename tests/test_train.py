@@ -58,8 +58,9 @@ def test_the_plan_the_epochs_and_the_results_are_printed(trained):
             r"+valid accuracy +\d+\.\d%",
             line,
         )
-    assert re.search(r"test accuracy \d+\.\d% .*top-5 \d+\.\d%, mean of .* \d+\.\d%$", lines[-4])
-    assert re.search(r"error \d+\.\d% at temperature \d\.\d\d \(\d+\.\d% without", lines[-3])
+    assert re.search(r"test accuracy \d+\.\d% .*top-5 \d+\.\d%, mean of .* \d+\.\d%$", lines[-5])
+    assert re.search(r"error \d+\.\d% at temperature \d\.\d\d \(\d+\.\d% without", lines[-4])
+    assert re.fullmatch(r"\d of these images resemble no category \(novelty.*\)", lines[-3])
     assert f"--checkpoint {trained.checkpoint}" in lines[-2]
     assert re.fullmatch(
         rf"report: .*model\.history\.csv, .* in {trained.checkpoint.parent}", lines[-1]

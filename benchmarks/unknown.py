@@ -1,0 +1,188 @@
+"""How well images of none of the categories are told from test images of the categories.
+
+    python benchmarks/unknown.py --data_dir flowers --weights imagenet --held_out 20
+    python benchmarks/unknown.py --held_out 0 --unknown photos
+    python benchmarks/unknown.py --held_out 0 --unknown photos --per_category 5
+
+For every seed, some categories are held out at random: all of their images are unknown images that
+are *near* the others. Images of other things, by default the project's drawings, are *far*. The
+head is fitted at default flags on train of the remaining categories, and its novelty calibrated on
+their valid; known images are those of test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import torch
+from common import (
+    CPU,
+    ROOT,
+    data_parser,
+    load_backbone,
+    mean_and_deviation,
+    run_script,
+    show,
+    views_of,
+)
+
+import features
+import fitting
+from model import Head
+from support.arguments import whole_number
+from support.devices import select_precision
+from support.digests import digest_of_file
+from support.folders import files_below
+from support.metrics import auroc, fit_temperature, fpr95
+from support.novelty import fit_detector
+from support.record_store import default_cache_folder
+from support.results import UNUSUAL
+from utils import SPLITS, read_data_folder
+
+EPOCHS, RATE, BATCH, HIDDEN, DROPOUT = 7, 0.03, 16, 512, 0.5  # train.py's defaults
+Images = dict[str, torch.Tensor]  # by set: train, valid, test, near, far
+
+
+def extract(args: argparse.Namespace, root: str, views: list[features.View]) -> torch.Tensor:
+    """Return the features (N, len(REGIONS), num_features) of the images that can be decoded."""
+    settings = features.Settings(precision=select_precision(CPU), workers=1)
+    stored = features.extract(load_backbone(args.weights), root, views, settings, args.cache_dir)
+    return stored[stored.is_decoded().nonzero()[:, 0]]
+
+
+def choose(
+    labels: torch.Tensor, splits: torch.Tensor, held_out: int, per_category: int | None, seed: int
+) -> tuple[Images, torch.Tensor]:
+    """Hold categories out at random.
+
+    Args:
+        labels, splits: (N,) index of each image's category, and of its split in SPLITS.
+        per_category: images of train that are used (None: all).
+
+    Returns:
+        The rows of train, valid, test and near, and new labels (N,); those held out have -1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(int(labels.max()) + 1, generator=generator)
+    renumbered = torch.full_like(order, -1)
+    renumbered[order[held_out:].sort().values] = torch.arange(len(order) - held_out)
+    new = renumbered[labels]
+    rows = {name: ((splits == i) & (new >= 0)).nonzero()[:, 0] for i, name in enumerate(SPLITS)}
+    if per_category:
+        shuffled = rows["train"][torch.randperm(len(rows["train"]), generator=generator)]
+        groups = [shuffled[new[shuffled] == label][:per_category] for label in new.unique()]
+        rows["train"] = torch.cat(groups)
+    return rows | {"near": (new < 0).nonzero()[:, 0]}, new
+
+
+def hidden_layers(head: Head, values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return ways (N, hidden_units) to reduce the hidden layers of an image's regions to one."""
+    before = head.layers[0]((values - head.mean) / head.std)  # (N, len(REGIONS), hidden_units)
+    regions = before.relu()
+    return {
+        "mean over regions": regions.mean(1),
+        "maximum over regions": regions.amax(1),
+        "whole image": regions[:, 0],
+        "mean before ReLU": before.mean(1),
+    }
+
+
+def scores_of(
+    head: Head, values: dict[str, torch.Tensor], train_labels: torch.Tensor, valid: torch.Tensor
+) -> dict[str, Images]:
+    """Return each score of each image, lower for unknown ones; "novelty" is the program's.
+
+    Args:
+        values: features of train, valid, test, near and far.
+        valid: labels of valid.
+    """
+    classes = head.num_classes
+    layers = {name: hidden_layers(head, x) for name, x in values.items()}
+    logits = {name: head.output(x["mean over regions"]) for name, x in layers.items()}
+    temperature = fit_temperature(logits["valid"], valid)
+    probs = {name: (x / temperature).softmax(1).amax(1) for name, x in logits.items()}
+    scores = {"probability": probs}
+    for layer in layers["train"]:
+        detector = fit_detector([(layers["train"][layer], train_labels)], HIDDEN, classes)
+        assert detector is not None
+        measured = {name: detector.measure(x[layer], logits[name]) for name, x in layers.items()}
+        scores[f"distance, {layer}"] = {name: -x[:, 0] for name, x in measured.items()}
+        if layer != "mean over regions":
+            continue
+        scores["doubt"] = {name: -x[:, 1] for name, x in measured.items()}
+        first = torch.tensor([valid.tolist().index(label) for label in range(classes)])
+        few, all_rows = "novelty, from one valid image a category", torch.arange(len(valid))
+        for score, rows in ((few, first), ("novelty", all_rows)):
+            detector.calibrate(measured["valid"][rows])
+            scores[score] = {name: detector.novelty_of(x) for name, x in measured.items()}
+    return scores
+
+
+@torch.no_grad()
+def measure(
+    args: argparse.Namespace,
+    stored: torch.Tensor,
+    labels: torch.Tensor,
+    splits: torch.Tensor,
+    far: torch.Tensor,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Fit a head; return for each score the AUROC and so on, in per cent."""
+    rows, new = choose(labels, splits, args.held_out, args.per_category, seed)
+    classes = int(new.max()) + 1
+    torch.manual_seed(seed)
+    head = Head(stored.shape[-1], HIDDEN, classes, classes, DROPOUT)
+    with torch.enable_grad():
+        samples = fitting.Samples(stored, new, rows)
+        fitting.fit(head, samples, epochs=EPOCHS, learning_rate=RATE, batch_size=BATCH)
+    values = {name: stored[index] for name, index in rows.items()} | {"far": far}
+    table = {}
+    for score, x in scores_of(head, values, new[rows["train"]], new[rows["valid"]]).items():
+        table[score] = {}
+        for kind in ("far", "near")[: 1 + (args.held_out > 0)]:
+            table[score][f"{kind} AUROC"] = 100 * auroc(x["test"], x[kind])
+            table[score][f"{kind} FPR95"] = 100 * fpr95(x["test"], x[kind])
+        if "novelty" in score:
+            for kind in ("test", "far"):
+                table[score][f"{kind} below {UNUSUAL}"] = (
+                    100 * (x[kind] < UNUSUAL).float().mean().item()
+                )
+            table[score]["test below 0.05"] = 100 * (x["test"] < 0.05).float().mean().item()
+    return table
+
+
+def main() -> None:
+    parser = data_parser(__doc__)
+    parser.add_argument("--unknown", default=str(ROOT / "assets" / "sample_flowers"))
+    parser.add_argument("--held_out", type=whole_number(0), required=True, help="categories")
+    parser.add_argument("--per_category", type=whole_number(1), help="images of train (all)")
+    parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cache_dir", default=str(default_cache_folder()))
+    args = parser.parse_args()
+    data = read_data_folder(args.data_dir)
+    paths = [path for split in SPLITS for path in data.paths[split]]
+    stored = extract(args, args.data_dir, views_of(data, paths))
+    labels = torch.tensor([label for split in SPLITS for label in data.labels[split]])
+    sizes = torch.tensor([len(data.paths[split]) for split in SPLITS])
+    splits = torch.arange(len(SPLITS)).repeat_interleave(sizes)
+    unknown = [os.path.relpath(path, args.unknown) for path in files_below(args.unknown)]
+    digests = [digest_of_file(os.path.join(args.unknown, path)) for path in unknown]
+    pairs = zip(unknown, digests, strict=True)
+    far = extract(args, args.unknown, [features.View(path, 0, digest) for path, digest in pairs])
+    results = [measure(args, stored, labels, splits, far, seed) for seed in args.seeds]
+    columns = list(results[0]["novelty"])
+    rows = []
+    for score in results[0]:
+        cells = [[r[score][c] for r in results] if c in results[0][score] else [] for c in columns]
+        rows.append([score, *(mean_and_deviation(c, 2) if c else "" for c in cells)])
+    title = (
+        f"{args.data_dir} with {args.held_out} categories held out, far: {len(far)} images of "
+        f"{args.unknown}, {args.per_category or 'all'} training images of each category, mean ± "
+        f"standard deviation over seeds {args.seeds}"
+    )
+    show(title, ["score", *columns], rows, {"results": results})
+
+
+if __name__ == "__main__":
+    run_script(main)

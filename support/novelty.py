@@ -1,0 +1,138 @@
+"""How unusual an image is among images of the known categories: `NoveltyDetector`.
+
+    hidden layer (N, D) and logits (N, num_classes) -> novelty (N,)
+
+Novelty is the share of images of the known categories that are at least as unusual: 0.01 means one
+in a hundred. Two values say how unusual an image is. `distance` is large for what is far from
+every category, `doubt` for what lies between them; benchmarks/README.md compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+MAX_UNITS = 512  # of the hidden layer that are used: the size of a checkpoint stays bounded
+DOUBT_WEIGHT = 0.8  # of `doubt` in the mean of the two shares; `distance` has the rest
+# What `calibrate` assumes of the two standard deviations, and as how many images that counts.
+USUAL_STDS, USUAL_WEIGHT = (0.3, 1.2), 10
+
+
+class NoveltyDetector(nn.Module):
+    """Compares hidden layers and logits of images with those of known categories.
+
+    `distance` is the logarithm of the squared Mahalanobis distance to the nearest category mean,
+    with one covariance for all categories (Lee et al. 2018). `doubt` is the logarithm of the odds
+    against the most likely category. Each is nearly normally distributed over known images, which
+    turns it into a share of them; novelty is the weighted harmonic mean of the two shares (Wilson
+    2019), which is small if one of them is.
+
+    Attributes:
+        whitening: (D, D), multiplies hidden layers so that their covariance becomes the identity.
+        means: (num_classes, D) of the categories, after whitening.
+        calibration: (2, 2), mean and standard deviation (rows) of distance and doubt (columns).
+    """
+
+    whitening: torch.Tensor
+    means: torch.Tensor
+    calibration: torch.Tensor
+
+    def __init__(self, hidden_units: int, num_classes: int):
+        super().__init__()
+        size = min(hidden_units, MAX_UNITS)
+        self.register_buffer("whitening", torch.eye(size))
+        self.register_buffer("means", torch.zeros(num_classes, size))
+        self.register_buffer("calibration", torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+
+    def forward(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Hidden layers (N, hidden_units), logits (N, num_classes) -> novelty (N,), 0-1."""
+        return self.novelty_of(self.measure(hidden, logits))
+
+    def measure(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Return distance and doubt, (N, 2) float32; arguments as in `forward`."""
+        x, means = hidden[:, : len(self.whitening)] @ self.whitening, self.means
+        squares = x.square().sum(1, keepdim=True) - 2 * x @ means.T + means.square().sum(1)
+        distance = squares.amin(1).clamp(min=1e-6).log()
+        prob = logits.softmax(1).amax(1).clamp(max=1 - 1e-6)
+        return torch.stack([distance, ((1 - prob) / prob).log()], 1)
+
+    def novelty_of(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the novelty (N,) of what `measure` returned."""
+        mean, std = self.calibration
+        shares = 0.5 * (1 - torch.erf((values - mean) / std / 2**0.5))  # (N, 2)
+        distance, doubt = shares.unbind(1)  # 1 / 0 is infinite, and makes novelty 0
+        return 1 / ((1 - DOUBT_WEIGHT) / distance + DOUBT_WEIGHT / doubt)
+
+    def check(self) -> None:
+        """Raise ValueError if a standard deviation is not above 0."""
+        if not (self.calibration[1] > 0).all():
+            raise ValueError("invalid novelty detector")
+
+    def calibrate(self, values: torch.Tensor) -> None:
+        """Set the distribution of distance and doubt over known images.
+
+        The standard deviation is that of the values above the mean, since large values matter, and
+        small ones are spread otherwise. With few images, it is closer to USUAL_STDS.
+
+        Args:
+            values: (N, 2) of `measure`, for images of the categories that were not used in fitting.
+        """
+        mean = values.mean(0)
+        excess = (values - mean).clamp(min=0)  # (N, 2)
+        squares, counts = 2 * excess.square().sum(0), 2 * (excess > 0).sum(0)
+        squares += USUAL_WEIGHT * torch.tensor(USUAL_STDS).square()
+        variance = squares / ((counts - 1).clamp(min=0) + USUAL_WEIGHT)
+        variance *= 1 + 1 / len(values)  # the mean is uncertain as well
+        self.calibration.copy_(torch.stack([mean, variance.sqrt()]))
+
+
+def fit_detector(
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]], hidden_units: int, num_classes: int
+) -> NoveltyDetector | None:
+    """Return a detector of the images that a network was fitted on, to be calibrated on others.
+
+    Args:
+        batches: hidden layers (B, hidden_units) and labels (B,), on the CPU.
+
+    Returns:
+        None if all images of each category have the same hidden layer, as single images have.
+    """
+    detector = NoveltyDetector(hidden_units, num_classes)
+    size = len(detector.whitening)
+    sums, counts = torch.zeros(num_classes, size).double(), torch.zeros(num_classes).double()
+    products = torch.zeros(size, size).double()
+    for hidden, labels in batches:
+        x = hidden[:, :size].double()
+        sums.index_add_(0, labels, x)
+        counts += labels.bincount(minlength=num_classes)
+        products += x.T @ x
+    means = sums / counts[:, None]
+    scatter = products - means.T @ sums  # around each image's category mean
+    degrees = int(counts.sum()) - num_classes
+    if degrees < 1 or scatter.trace() <= 1e-9 * products.trace():
+        return None
+    covariance = shrink_covariance(scatter / degrees, degrees)
+    whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).T
+    detector.whitening.copy_(whitening)
+    detector.means.copy_(means @ whitening)
+    return detector
+
+
+def shrink_covariance(covariance: torch.Tensor, count: int) -> torch.Tensor:
+    """Return a well-conditioned covariance (D, D): a mean of it and a multiple of the identity.
+
+    The weight is that of the oracle approximating shrinkage estimator (Chen et al. 2010, formula
+    23), which needs no pass over the samples.
+
+    Args:
+        count: of the samples, less those that their means take.
+    """
+    size = len(covariance)
+    scale = covariance.trace() / size
+    squares = covariance.square().mean()
+    weight = (squares + scale**2) / ((count + 1) * (squares - scale**2 / size)).clamp(min=1e-300)
+    weight = weight.clamp(max=1)
+    identity = torch.eye(size, dtype=covariance.dtype)
+    return (1 - weight) * covariance + weight * scale * identity
