@@ -238,14 +238,14 @@ class Evaluation(NamedTuple):
 
 def evaluate(head: Head, samples: Samples) -> Evaluation:
     """Fit temperature and novelty detector on train and valid; evaluate a fitted head on test."""
-    labels, rows = samples.labels, samples.rows
-    known, tested = (list(_batches(head, samples.features, rows[s])) for s in ("valid", "test"))
+    features, labels, rows = samples
     detector = _fit_detector(head, samples)
-    novelty = torch.full((len(rows["test"]),), torch.nan)
+    valid, known = _outputs(head, detector, features, rows["valid"])
+    test, values = _outputs(head, detector, features, rows["test"])
+    novelty = torch.full((len(test),), torch.nan)
     if detector is not None:
-        detector.calibrate(torch.cat([detector.measure(*batch) for batch in known]))
-        novelty = torch.cat([detector(*batch) for batch in tested])
-    valid, test = (torch.cat([logits for _, logits in batches]) for batches in (known, tested))
+        detector.calibrate(known)
+        novelty = detector.novelty_of(values)
     temperature, test_labels = fit_temperature(valid, labels[rows["valid"]]), labels[rows["test"]]
     measured = metrics(test / temperature, test_labels)
     measured["ece_without_temperature"] = metrics(test, test_labels)["ece"]
@@ -269,7 +269,28 @@ def compute_logits(
     batch_size: int = EVALUATION_BATCH_SIZE,
 ) -> torch.Tensor:
     """Return a head's logits (len(rows), num_classes) float32, on the CPU, for rows of features."""
-    return torch.cat([logits for _, logits in _batches(head, features, rows, batch_size)])
+    return _outputs(head, None, features, rows, batch_size)[0]
+
+
+@torch.inference_mode()
+def _outputs(
+    head: Head,
+    detector: NoveltyDetector | None,
+    features: Any,
+    rows: torch.Tensor,
+    batch_size: int = EVALUATION_BATCH_SIZE,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits (N, num_classes), and what the detector measures (N, 2), if there is one."""
+    logits, values = torch.empty(len(rows), head.num_classes), torch.empty(len(rows), 2)
+    starts = range(0, len(rows), batch_size)
+    for start, (hidden, part) in zip(
+        starts, _batches(head, features, rows, batch_size), strict=True
+    ):
+        batch = slice(start, start + batch_size)
+        logits[batch] = part
+        if detector is not None:
+            values[batch] = detector.measure(hidden, part)
+    return logits, values
 
 
 @torch.inference_mode()

@@ -275,7 +275,7 @@ def novelty_histogram(
     figure = _figure(8, 3.6)
     ax = figure.subplots()
     values = np.asarray(novelty).clip(lowest)
-    ax.hist(values, bins=np.logspace(math.log10(lowest), 0, 43), color=BLUE, label=name)
+    ax.hist(values, bins=np.logspace(math.log10(lowest), 0, 43).tolist(), color=BLUE, label=name)
     for (label, value), color in zip(marked.items(), (ORANGE, "black", GRAY), strict=False):
         ax.axvline(max(value, lowest), color=color, linewidth=3, label=f"{label}: {value:.2g}")
     ax.axvline(limit, color=GRAY, linestyle="--", label=f"reported if below {limit:g}")

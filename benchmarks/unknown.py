@@ -1,13 +1,13 @@
-"""How well images of none of the categories are told from test images of the categories.
+"""How well images of no category can be distinguished from test images of the categories.
 
     python benchmarks/unknown.py --data_dir flowers --weights imagenet --held_out 20
     python benchmarks/unknown.py --held_out 0 --unknown photos
     python benchmarks/unknown.py --held_out 0 --unknown photos --per_category 5
 
 For every seed, some categories are held out at random: all of their images are unknown images that
-are *near* the others. Images of other things, by default the project's drawings, are *far*. The
-head is fitted at default flags on train of the remaining categories, and its novelty calibrated on
-their valid; known images are those of test.
+are *near* the others. Images of other things, in a folder, are *far* (by default the project's
+drawings, which are of flowers as well). The head is fitted at default flags on train of the
+remaining categories, and its novelty calibrated on their valid; known images are those of test.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def format_unknown(
     unknown_novelty: ArrayLike,
     min_novelty: float,
 ) -> list[str]:
-    """Return lines that say how well unknown images can be told from known ones.
+    """Return lines that say how well unknown images can be distinguished from known ones.
 
     Args:
         probs, novelty: (N, num_classes) and (N,), of known images.
