@@ -257,6 +257,11 @@ class Classifier(nn.Module):
             raise UserError("no finite probabilities: wrong --means or --stds, or checkpoint")
         return probs, novelty
 
+    def check_novelty(self, min_novelty: float) -> None:
+        """Raise UserError if `min_novelty` is above 0, and there is no detector."""
+        if min_novelty and self.detector is None:
+            raise UserError("the checkpoint has no novelty, which min_novelty needs: train again")
+
     def metadata(self) -> dict[str, Any]:
         """Return what a file without torch's weights needs to say, as plain values."""
         return {

@@ -140,8 +140,9 @@ def predict(
         means, stds: replace the checkpoint's.
 
     Raises:
-        UserError: an image cannot be read, or a probability is not finite.
+        UserError: an image cannot be read, a probability is not finite, or there is no novelty.
     """
+    model.check_novelty(min_novelty)
     views = torch.stack([utils.plain_view(utils.load_image(path)) for path in images])
     outputs = zip(*model.predict_views(views, means, stds), strict=True)
     names = model.names if names is None else names
@@ -212,6 +213,7 @@ def load_model(args: argparse.Namespace) -> Classifier:
     The default file of names is used only for a checkpoint of format 4, which has none.
     """
     model = load_checkpoint(args.checkpoint)
+    model.check_novelty(args.min_novelty)
     model.means, model.stds = args.means or model.means, args.stds or model.stds
     if args.category_names or not model.names:
         model.names = utils.load_category_names(args.category_names)
@@ -244,7 +246,7 @@ def predict_one(args: argparse.Namespace) -> None:
     if args.plot:
         bars = (best_names, [p.probability for p in best])
         unlike = f" {results.UNLIKE}" if novelty < results.UNUSUAL else ""
-        caption = f"{os.path.basename(path)}{unlike}"
+        caption = os.path.basename(path) + unlike
         figure = plots.prediction_bars(utils.thumbnail(image), *bars, caption)
         save_figure(figure, args.plot)
     if args.heatmap:
@@ -312,10 +314,9 @@ def evaluate(model: Classifier, args: argparse.Namespace) -> int:
     pairs = zip(labeled, items, strict=False)  # without those of --unknown
     labels = [label for (_, label), item in pairs if item.probs is not None]
     probs, novelty = results.stack(items[: len(labeled)], f"--evaluate {args.evaluate}")
-    category_names = display_names(model.categories, model.names)
+    names = display_names(model.categories, model.names)
     min_novelty = args.min_novelty or results.UNUSUAL
-    unusual = (args.min_probability, novelty, min_novelty)
-    lines = format_evaluation(probs, labels, category_names, *unusual)
+    lines = format_evaluation(probs, labels, names, args.min_probability, novelty, min_novelty)
     if args.unknown:
         of_unknown = results.stack(items[len(labeled) :], f"--unknown {args.unknown[0]}")
         lines += format_unknown(probs, novelty, *of_unknown, min_novelty)
@@ -324,7 +325,7 @@ def evaluate(model: Classifier, args: argparse.Namespace) -> int:
     if args.plot:
         import plots
 
-        save_figure(plots.confusion_matrix(labels, probs.argmax(1), category_names), args.plot)
+        save_figure(plots.confusion_matrix(labels, probs.argmax(1), names), args.plot)
     return sum(item.probs is None for item in items)
 
 

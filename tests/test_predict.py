@@ -639,7 +639,26 @@ def test_mistakes_and_sure_predictions_are_counted(call, checkpoint, images, tmp
     assert {name for _, name, _ in confusions} <= {names.get(c, c) for c in CATEGORIES}
 
 
-def test_unknown_images_are_told_from_known_ones(call, checkpoint, images, noise, tmp_path):
+def test_a_minimum_needs_a_checkpoint_with_novelty(call, checkpoint, images, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["format_version"] = 5
+    for name in [name for name in content["state_dict"] if name.startswith("detector.")]:
+        del content["state_dict"][name]
+    torch.save(content, tmp_path / "5.pth")
+    flags = ("--checkpoint", tmp_path / "5.pth", "--input", images / TEST_IMAGE)
+    done = call("predict.py", *flags, "--format", "json")
+    assert done.returncode == 0 and json.loads(done.stdout)[0]["novelty"] is None
+    done = call("predict.py", *flags, "--output", tmp_path / "out.csv", "--min_novelty", 0.01)
+    assert_error(done, "has no novelty")
+    assert os.listdir(tmp_path) == ["5.pth"]
+    with pytest.raises(UserError, match="has no novelty"):
+        path = images / TEST_IMAGE
+        predict.predict(load_checkpoint(tmp_path / "5.pth"), [path], min_novelty=0.01)
+
+
+def test_unknown_images_are_distinguished_from_known_ones(
+    call, checkpoint, images, noise, tmp_path
+):
     (noise / "damaged.jpg").write_text("not an image")
     flags = ("--checkpoint", checkpoint, "--evaluate", images)
     plain = call("predict.py", *flags).stdout.splitlines()
