@@ -153,3 +153,12 @@ def test_an_output_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file/a.csv: cannot write it"):
         OutputFile(str(tmp_path / "file" / "a.csv"), False, {}).__enter__()
+
+
+def test_an_output_from_before_there_was_novelty_is_replaced_and_not_resumed(tmp_path):
+    path = tmp_path / "out.csv"
+    path.write_text("path,rank,category,name,probability,error\na.jpg,1,2,two,0.500000,\n")
+    with pytest.raises(UserError, match="out.csv.settings"):
+        with OutputFile(str(path), True, SETTINGS):
+            pass
+    assert b"two" not in write(path, EXAMPLES[:1])
