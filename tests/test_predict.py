@@ -312,6 +312,17 @@ def test_an_image_of_no_category_is_reported(predict_image, noise, tmp_path):
     assert re.search(r"   1 +[0-9.]+% +unknown\b.*\nThis image resembles none", done.stdout)
 
 
+def test_the_figure_says_if_an_image_resembles_no_category(
+    predict_image, images, noise, tmp_path, monkeypatch
+):
+    figures = []
+    monkeypatch.setattr(predict, "save_figure", lambda figure, path: figures.append(figure))
+    for path in (noise / "0.png", images / TEST_IMAGE):
+        predict_image("--plot", tmp_path / "a.png", **{"--input": path})
+    captions = [figure.axes[0].get_xlabel() for figure in figures]
+    assert captions == ["0.png resembles none of the categories", os.path.basename(TEST_IMAGE)]
+
+
 def test_novelty_is_written_for_every_image(predict_images, checkpoint, photos, noise, tmp_path):
     paths = [noise / "1.png", photos / "copy of 0", noise / "2.png"]
     expected = predict.predict(load_checkpoint(checkpoint), paths, min_novelty=0.002)

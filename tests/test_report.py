@@ -2,15 +2,17 @@
 
 import csv
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CATEGORIES, assert_error, same_bits, state_of
+from conftest import CATEGORIES, assert_error, detector_of, same_bits, state_of
 from PIL import Image
 
 import report
 import utils
+from fitting import Evaluation
 
 FILES = ["history.csv", "categories.csv", "curves.png", "confusion.png", "mistakes.png"]
 
@@ -134,3 +136,19 @@ def test_unreadable_images_are_listed_and_the_list_of_an_earlier_run_is_deleted(
     assert report.write_unreadable(tmp_path / "model.pth", {}) == path
     assert not path.exists()
     assert report.write_unreadable(tmp_path / "model.pth", {}) == path
+
+
+def test_the_results_say_how_many_test_images_resemble_no_category():
+    names = ("accuracy", "top5_accuracy", "class_accuracy", "ece", "ece_without_temperature")
+    evaluation = Evaluation(
+        temperature=0.5,
+        detector=detector_of(4),
+        probs=torch.full((3, 2), 0.5),
+        novelty=torch.tensor([0.001, 0.5, 0.0]),
+        metrics={f"test_{name}": 0.25 for name in names},
+    )
+    lines = report.format_results(Path("c.pth"), evaluation).splitlines()
+    assert lines[0].startswith("test accuracy 25.0% (3 images), top-5 25.0%")
+    assert lines[2] == "2 of these images resemble no category (novelty below 0.003)"
+    without = evaluation._replace(detector=None, novelty=torch.full((3,), torch.nan))
+    assert report.format_results(Path("c.pth"), without).splitlines()[2].startswith("no novelty: ")
