@@ -43,6 +43,10 @@ class Prediction(NamedTuple):
     probability: float  # 0-1
     novelty: float  # of the image: the share of known images that are as unusual; NaN: not computed
 
+    def is_unknown(self) -> bool:
+        """Return whether it is "unknown"; a category may have this name as well."""
+        return not self.category
+
 
 class Probabilities(NamedTuple):
     """Probabilities and novelty of one image, or the error that prevented them."""
@@ -105,7 +109,7 @@ def format_table(predictions: Sequence[Prediction]) -> str:
     lines = [f"{r[0]:>4}  {r[1]:>11}  {r[2]:{name}}  {r[3]:{category}}  {r[4]}" for r in rows]
     novelty = predictions[0].novelty
     if novelty < UNUSUAL:
-        guess = "" if predictions[0].name == UNKNOWN else ": the names are guesses"
+        guess = "" if predictions[0].is_unknown() else ": the names are guesses"
         lines.append(f"This image {UNLIKE} (novelty {novelty:.4f}){guess}.")
     return "\n".join(line.rstrip() for line in lines)
 
@@ -135,7 +139,7 @@ class Summary:
             return
         self.predicted += 1
         self.unusual += result.predictions[0].novelty < UNUSUAL
-        self.unknown += result.predictions[0].name == UNKNOWN
+        self.unknown += result.predictions[0].is_unknown()
 
     def __str__(self) -> str:
         counts = [f"{self.predicted} images predicted"]

@@ -73,6 +73,8 @@ def test_a_table_says_if_an_image_is_unusual():
     assert last == (
         "This image resembles none of the categories (novelty 0.0001): the names are guesses."
     )
+    category = results.format_table([Prediction("unknown", "unknown", 0.9, 0.0)])
+    assert category.endswith("the names are guesses.")
     unknown = results.format_table([Prediction("", "unknown", 0.9, 0.0)])
     assert unknown.endswith("This image resembles none of the categories (novelty 0.0000).")
 
@@ -91,8 +93,11 @@ def test_a_summary_counts_results():
     for result in EXAMPLES:
         summary.add(result)
     assert str(summary) == "5 images predicted, 1 are unknown, 1 could not be read"
-    summary.add(Result("b.jpg", [Prediction("1", "one", 0.9, 0.001)]))
-    assert "6 images predicted, 1 resemble no category (novelty below 0.003)" in str(summary)
+    summary.add(Result("b.jpg", [Prediction("unknown", "unknown", 0.9, 0.001)]))
+    assert str(summary) == (
+        "6 images predicted, 1 resemble no category (novelty below 0.003), 1 are unknown, "
+        "1 could not be read"
+    )
 
 
 @pytest.fixture
