@@ -167,18 +167,20 @@ class Head(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features of regions (..., num_features) float32 -> logits (..., num_classes) float32."""
-        return self.output(self.layers[:-1]((features - self.mean) / self.std))
+        return self.output(self.hidden(features))
+
+    def hidden(self, features: torch.Tensor) -> torch.Tensor:
+        """Features of regions (..., num_features) -> hidden layer (..., hidden_units)."""
+        linear, relu, dropout, _ = self.layers  # a slice would be a new module in each step
+        return dropout(relu(linear((features - self.mean) / self.std)))
 
     def output(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden layer (..., hidden_units) -> logits (..., num_classes)."""
         return self.layers[-1](hidden)[..., : self.num_classes]
 
     def image_hidden(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (N, len(REGIONS), num_features) -> hidden layer (N, hidden_units): the mean.
-
-        Its `output` is the mean of the regions' logits.
-        """
-        return self.layers[:-1]((features - self.mean) / self.std).mean(1)
+        """Features (N, len(REGIONS), num_features) -> hidden layer (N, hidden_units): the mean."""
+        return self.hidden(features).mean(1)
 
     def image_logits(self, features: torch.Tensor) -> torch.Tensor:
         """Features (N, len(REGIONS), num_features) -> logits (N, num_classes): the mean."""
@@ -230,8 +232,9 @@ class Classifier(nn.Module):
         """
         hidden = self.head.image_hidden(self.backbone(images))
         logits = self.head.output(hidden)
-        novelty = torch.full_like(logits[:, 0], torch.nan)
-        if self.detector is not None:
+        if self.detector is None:
+            novelty = torch.full_like(logits[:, 0], torch.nan)
+        else:
             novelty = self.detector(hidden, logits)
         return (logits / self.temperature).softmax(1), novelty
 

@@ -9,6 +9,7 @@ distinguish the colors.
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -276,7 +277,7 @@ def novelty_histogram(
     ax = figure.subplots()
     values = np.asarray(novelty).clip(lowest)
     ax.hist(values, bins=np.logspace(math.log10(lowest), 0, 43).tolist(), color=BLUE, label=name)
-    for (label, value), color in zip(marked.items(), (ORANGE, "black", GRAY), strict=False):
+    for (label, value), color in zip(marked.items(), itertools.cycle((ORANGE, "black"))):
         ax.axvline(max(value, lowest), color=color, linewidth=3, label=f"{label}: {value:.2g}")
     ax.axvline(limit, color=GRAY, linestyle="--", label=f"reported if below {limit:g}")
     ax.set(xscale="log", xlabel="novelty", ylabel="images", xlim=(lowest / 1.5, 1.5))

@@ -245,7 +245,7 @@ def predict_one(args: argparse.Namespace) -> None:
     best_names = display_names([p.category for p in best], model.names)
     if args.plot:
         bars = (best_names, [p.probability for p in best])
-        unlike = f" {results.UNLIKE}" if novelty < results.UNUSUAL else ""
+        unlike = f" {results.UNLIKE}" if best[0].is_unusual() else ""
         caption = os.path.basename(path) + unlike
         figure = plots.prediction_bars(utils.thumbnail(image), *bars, caption)
         save_figure(figure, args.plot)

@@ -28,6 +28,7 @@ from support.devices import select_precision  # noqa: E402
 from utils import DataFolder, read_data_folder  # noqa: E402
 
 CPU = torch.device("cpu")
+EPOCHS, RATE, BATCH, HIDDEN, DROPOUT = 7, 0.03, 16, 512, 0.5  # train.py's defaults
 
 
 # ---------------------------------------------------------------- arguments
@@ -113,6 +114,19 @@ def views_of(
     return features.views_of(paths, numbers, data.digests)
 
 
+def extract(
+    args: argparse.Namespace, root: str, views: Sequence[features.View], strict: bool = False
+) -> features.Features:
+    """Return the features of views of images in `root`; see `features.extract`.
+
+    Args:
+        args: with weights and cache_dir.
+    """
+    settings = features.Settings(precision=select_precision(CPU), workers=1)
+    backbone = load_backbone(args.weights)
+    return features.extract(backbone, root, views, settings, args.cache_dir, strict=strict)
+
+
 def training_features(
     args: argparse.Namespace, numbers: Sequence[int] = (0,)
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,9 +141,7 @@ def training_features(
     """
     data = read_data_folder(args.data_dir)
     views = views_of(data, data.paths["train"] + data.paths["valid"], numbers)
-    settings = features.Settings(precision=select_precision(CPU), workers=1)
-    backbone = load_backbone(args.weights)
-    stored = features.extract(backbone, args.data_dir, views, settings, args.cache_dir, strict=True)
+    stored = extract(args, args.data_dir, views, strict=True)
     labels = torch.tensor(data.labels["train"] + data.labels["valid"])
     return stored[torch.arange(len(stored))].unflatten(0, (len(labels), len(numbers))), labels
 

@@ -17,7 +17,17 @@ from collections.abc import Sequence
 from unittest import mock
 
 import torch
-from common import data_parser, run_script, show, training_features
+from common import (
+    BATCH,
+    DROPOUT,
+    EPOCHS,
+    HIDDEN,
+    RATE,
+    data_parser,
+    run_script,
+    show,
+    training_features,
+)
 
 import fitting
 from model import Head
@@ -26,7 +36,6 @@ from support.arguments import whole_number
 from support.record_store import default_cache_folder
 
 VALID = (1, 2, 3, 5, 10)  # validation images of each category
-EPOCHS, RATE, BATCH, HIDDEN, DROPOUT = 7, 0.03, 16, 512, 0.5  # train.py's defaults
 FOLDS = 5
 
 

@@ -17,21 +17,24 @@ import os
 
 import torch
 from common import (
-    CPU,
+    BATCH,
+    DROPOUT,
+    EPOCHS,
+    HIDDEN,
+    RATE,
     ROOT,
     data_parser,
-    load_backbone,
+    extract,
     mean_and_deviation,
     run_script,
     show,
     views_of,
 )
 
-import features
 import fitting
+from features import View
 from model import Head
 from support.arguments import whole_number
-from support.devices import select_precision
 from support.digests import digest_of_file
 from support.folders import files_below
 from support.metrics import auroc, fit_temperature, fpr95
@@ -40,15 +43,7 @@ from support.record_store import default_cache_folder
 from support.results import UNUSUAL
 from utils import SPLITS, read_data_folder
 
-EPOCHS, RATE, BATCH, HIDDEN, DROPOUT = 7, 0.03, 16, 512, 0.5  # train.py's defaults
 Images = dict[str, torch.Tensor]  # by set: train, valid, test, near, far
-
-
-def extract(args: argparse.Namespace, root: str, views: list[features.View]) -> torch.Tensor:
-    """Return the features (N, len(REGIONS), num_features) of the images that can be decoded."""
-    settings = features.Settings(precision=select_precision(CPU), workers=1)
-    stored = features.extract(load_backbone(args.weights), root, views, settings, args.cache_dir)
-    return stored[stored.is_decoded().nonzero()[:, 0]]
 
 
 def choose(
@@ -162,14 +157,16 @@ def main() -> None:
     args = parser.parse_args()
     data = read_data_folder(args.data_dir)
     paths = [path for split in SPLITS for path in data.paths[split]]
-    stored = extract(args, args.data_dir, views_of(data, paths))
+    features_of_data = extract(args, args.data_dir, views_of(data, paths), strict=True)
+    stored = features_of_data[torch.arange(len(paths))]
     labels = torch.tensor([label for split in SPLITS for label in data.labels[split]])
     sizes = torch.tensor([len(data.paths[split]) for split in SPLITS])
     splits = torch.arange(len(SPLITS)).repeat_interleave(sizes)
     unknown = [os.path.relpath(path, args.unknown) for path in files_below(args.unknown)]
     digests = [digest_of_file(os.path.join(args.unknown, path)) for path in unknown]
     pairs = zip(unknown, digests, strict=True)
-    far = extract(args, args.unknown, [features.View(path, 0, digest) for path, digest in pairs])
+    others = extract(args, args.unknown, [View(path, 0, digest) for path, digest in pairs])
+    far = others[others.is_decoded().nonzero()[:, 0]]
     results = [measure(args, stored, labels, splits, far, seed) for seed in args.seeds]
     columns = list(results[0]["novelty"])
     rows = []

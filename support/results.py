@@ -47,6 +47,10 @@ class Prediction(NamedTuple):
         """Return whether it is "unknown"; a category may have this name as well."""
         return not self.category
 
+    def is_unusual(self) -> bool:
+        """Return whether the image is reported to resemble no category."""
+        return self.novelty < UNUSUAL
+
 
 class Probabilities(NamedTuple):
     """Probabilities and novelty of one image, or the error that prevented them."""
@@ -107,10 +111,10 @@ def format_table(predictions: Sequence[Prediction]) -> str:
         )
     name, category = (max(len(row[column]) for row in rows) for column in (2, 3))
     lines = [f"{r[0]:>4}  {r[1]:>11}  {r[2]:{name}}  {r[3]:{category}}  {r[4]}" for r in rows]
-    novelty = predictions[0].novelty
-    if novelty < UNUSUAL:
-        guess = "" if predictions[0].is_unknown() else ": the names are guesses"
-        lines.append(f"This image {UNLIKE} (novelty {novelty:.4f}){guess}.")
+    best = predictions[0]
+    if best.is_unusual():
+        guess = "" if best.is_unknown() else ": the names are guesses"
+        lines.append(f"This image {UNLIKE} (novelty {best.novelty:.4f}){guess}.")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -138,7 +142,7 @@ class Summary:
             self.unreadable += 1
             return
         self.predicted += 1
-        self.unusual += result.predictions[0].novelty < UNUSUAL
+        self.unusual += result.predictions[0].is_unusual()
         self.unknown += result.predictions[0].is_unknown()
 
     def __str__(self) -> str:
