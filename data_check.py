@@ -1,19 +1,26 @@
-"""What can be wrong with a data folder: unreadable files, duplicates, leaks, unusual images."""
+"""What can be wrong with a data folder: unreadable files, duplicates, leaks, incorrect labels."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
 
-from PIL import Image
-
+import fitting
+from model import Head
 from support.arguments import UserError, one_line, shorten, warn
-from support.files import write_csv
-from support.names import look_alikes, same_names
+from support.files import escape
+from support.findings import File, Finding, find_copies, format_findings, read_paths, write_findings
+from support.inspection import inspect_images
+from support.label_issues import (
+    accuracy_findings,
+    outlier_findings,
+    pair_findings,
+    suspect_findings,
+)
+from support.names import display_names, match_names
+from support.near_duplicates import Batches, connect, embed, find_pairs
+from support.results import UNUSUAL
+from support.sampling import divide_into_folds
 from utils import (
     CATEGORY_NAMES,
     CROP,
@@ -21,28 +28,21 @@ from utils import (
     DataFolder,
     Images,
     find_problems,
-    list_images,
     load_category_names,
     load_image,
+    paths_of,
+    read_data_folder,
     read_images,
 )
 
-MAX_PENDING = 1000  # images that are decoded ahead
-LONG_ASPECT = 3  # long side to short side of an image that is reported as long
+FOLDS = 5  # of the cross-validation: together four times the time of fitting
+MAX_COMPARED = 100_000  # images among which a training looks for near-duplicates: 400 MB
 
 
 # ---------------------------------------------------------------- before training
 
 
-class File(NamedTuple):
-    """A file of a data folder."""
-
-    split: str
-    category: str
-    path: str
-
-
-def _files(data: DataFolder) -> Iterator[File]:
+def list_files(data: DataFolder) -> Iterator[File]:
     """Yield the images of a data folder."""
     categories = list(data.class_to_idx)
     for split in SPLITS:
@@ -50,18 +50,10 @@ def _files(data: DataFolder) -> Iterator[File]:
             yield File(split, categories[label], path)
 
 
-def _originals(files: Iterable[File], digests: Mapping[str, str]) -> dict[File, File]:
-    """Return the first file with the same content, for each file that is not the first."""
-    first: dict[str, File] = {}
-    known = [(file, digests[file.path]) for file in files if file.path in digests]
-    pairs = [(file, first.setdefault(digest, file)) for file, digest in known]
-    return {file: original for file, original in pairs if original != file}
-
-
 def warn_of_copies(data: DataFolder) -> None:
     """Warn of images with the same content in two splits, or in two categories."""
     leaks, conflicts = [], []
-    for file, original in _originals(_files(data), data.digests).items():
+    for file, original in find_copies(list_files(data), data.digests).items():
         line = f"{file.path} ({original.path})"
         leaks += [line] if file.split != original.split else []
         conflicts += [line] if file.category != original.category else []
@@ -77,23 +69,37 @@ def warn_of_copies(data: DataFolder) -> None:
         )
 
 
-def check_report_folder(root: str, images: Images, folder: Path) -> None:
-    """Raise UserError if a training would write its report among its images.
+def warn_of_near_duplicates(data: DataFolder, averages: Batches) -> None:
+    """Warn of images of valid and test that are near-duplicates of images of train.
 
-    The next training would take the report's figures for images.
+    Copies with the same content do not count: `warn_of_copies` has reported them. Nothing is done
+    if there are more than MAX_COMPARED images.
+
+    Args:
+        averages: returns the features of all images, in batches; see `near_duplicates.embed`.
     """
-    inside = Path(os.path.relpath(folder.resolve(), Path(root).resolve())).as_posix()
-    for categories in images.values():
-        for paths in categories.values():
-            if any(path.startswith(f"{inside}/") for path in paths):
-                raise UserError(f"--save_dir {folder}: contains images; name another folder")
+    files, count = list(list_files(data)), len(data.paths["train"])
+    if len(files) > MAX_COMPARED:
+        return
+    vectors = embed(averages)
+    leaks: dict[str, str] = {}
+    for first, second, _ in zip(*find_pairs(vectors[count:], vectors[:count]), strict=True):
+        file, other = files[count + int(second)], files[int(first)]
+        if data.digests[file.path] != data.digests[other.path]:
+            leaks.setdefault(file.path, f"{file.path} ({other.path})")
+    if leaks:
+        warn(
+            f"{data.root}: {len(leaks)} images of valid and test are near-duplicates of images of "
+            f"train: the reported accuracy will be too high: {shorten(leaks.values(), 3)}; "
+            "--check_labels lists all"
+        )
 
 
 def describe(data: DataFolder) -> dict[str, str]:
     """Return split, category and digest of each image, by path: what a training learns from."""
     return {
         file.path: f"{file.split} {file.category} {data.digests.get(file.path, '')}"
-        for file in _files(data)
+        for file in list_files(data)
     }
 
 
@@ -128,6 +134,38 @@ def exclude_images(
     return replace(data, paths=paths, labels=labels)
 
 
+def load_data(
+    data_dir: str, images: Images, memo: str | None, *, strict: bool = False
+) -> tuple[DataFolder, dict[str, str]]:
+    """Read a data folder without files that cannot be images, and why those are left out.
+
+    See `utils.read_data_folder` for the arguments, and `exclude_images`.
+    """
+    data = read_data_folder(data_dir, memo, images)
+    warn_of_copies(data)
+    return exclude_images(data, data.failures, strict=strict), data.failures
+
+
+def exclude_listed(data_dir: str, images: Images, path: str) -> Images:
+    """Return the images without those whose paths a file lists; see `findings.read_paths`.
+
+    Raises:
+        UserError: none of the paths is an image of the data folder.
+    """
+    listed = set(read_paths(path))
+    known = {escape(image) for image in paths_of(images)}
+    unknown = sorted(listed - known)
+    if len(unknown) == len(listed):
+        raise UserError(f"--exclude {path}: has no image of {data_dir}: {shorten(unknown)}")
+    if unknown:
+        warn(f"--exclude {path}: {len(unknown)} paths are no images: {shorten(unknown)}")
+    print(f"--exclude {path}: {len(listed) - len(unknown)} images are left out")
+    return {
+        split: {c: [p for p in group if escape(p) not in listed] for c, group in categories.items()}
+        for split, categories in images.items()
+    }
+
+
 def check_names(path: str | None, categories: Sequence[str]) -> dict[str, str]:
     """Load the names of categories, print which were found, and warn of what may be wrong.
 
@@ -137,22 +175,8 @@ def check_names(path: str | None, categories: Sequence[str]) -> dict[str, str]:
     Returns:
         The name of each category; without one, that of its folder.
     """
-    names, file = load_category_names(path), path or CATEGORY_NAMES
-    known = {category: names[category] for category in categories if category in names}
-    unnamed = [category for category in categories if category not in names]
-    unused = [category for category in names if category not in known]
-    if known:
-        examples = [f"{category} = {name}" for category, name in known.items()]
-        print(one_line(f"names: {file}, {shorten(examples, 3)}"))
-    else:
-        print(f"names: those of the folders{f'; {file} has none of them' if names else ''}")
-    if unnamed and (known or path):
-        warn(f"{file}: has no name for {len(unnamed)} categories: {shorten(unnamed)}")
-    if unused and path:
-        warn(f"{file}: {len(unused)} names fit no category: {shorten(unused)}")
-    for name, group in same_names(known).items():
-        warn(f"{file}: {shorten(group)} have the same name, {name!r}")
-    return {category: names.get(category, category) for category in categories}
+    names = load_category_names(path)
+    return match_names(names, path or CATEGORY_NAMES, categories, is_default=path is None)
 
 
 # ---------------------------------------------------------------- instead of training
@@ -160,28 +184,27 @@ def check_names(path: str | None, categories: Sequence[str]) -> dict[str, str]:
 
 def check_data_folder(
     data_dir: str,
+    images: Images,
     views: int,
     measure: Callable[[list[str]], float],
     table: str = "",
     *,
     strict: bool = False,
-) -> list[str]:
+) -> list[Finding]:
     """Print what is in a data folder, what may be wrong with it, and how long training will take.
 
     Args:
+        images: from `utils.list_images`.
         views: number of views of each image of train.
         measure: paths of images -> seconds that a view's features take.
         table: a CSV file to write with all findings.
         strict: training would refuse an image that cannot be read.
 
-    Returns:
-        The categories of train.
-
     Raises:
         UserError: training would refuse the folder, or the table cannot be written.
     """
-    images, digests, failures = read_images(data_dir, list_images(data_dir))
-    findings = inspect_images(data_dir, images, digests, failures)
+    images, digests, failures = read_images(data_dir, images)
+    findings = inspect_images(data_dir, images, digests, failures, load_image, CROP)
     for split, categories in images.items():
         sizes = sorted((len(paths), category) for category, paths in categories.items())
         line = (
@@ -189,10 +212,7 @@ def check_data_folder(
             f"of {sizes[0][0]} ({sizes[0][1]}) to {sizes[-1][0]} ({sizes[-1][1]})"
         )
         print(one_line(line))
-    for kind in dict.fromkeys(f.finding for f in findings if f.finding != "images"):
-        group = [f for f in findings if f.finding == kind]
-        examples = [f"{f.path or f'{f.split}/{f.category}'} ({f.detail})" for f in group]
-        print(one_line(f"{kind}: {len(group)}: {shorten(examples)}"))
+    print_findings(f for f in findings if f.finding != "images")
     unreadable = {f.path for f in findings if f.finding == "unreadable"}
     readable = {
         split: {c: [path for path in paths if path not in unreadable] for c, paths in cs.items()}
@@ -204,93 +224,77 @@ def check_data_folder(
     seconds = float(f"{count * measure(train) if train else 0:.2g}")  # two significant digits
     print(f"features: {count} views in about {seconds:.10g} seconds on this machine")
     print(f"to train: --output_cat {len(images['train'])}")
+    findings.append(Finding("seconds", detail=f"{seconds:.10g}"))
     if table:
-        rows = [*findings, Finding("seconds", "", "", "", f"{seconds:.10g}")]
-        write_csv(table, [Finding._fields, *rows])
+        write_findings(table, findings)
     problems = list(find_problems(readable))
     if strict and unreadable:
         problems.append(f"{len(unreadable)} images cannot be read (--strict)")
     if problems:
         raise UserError(f"{data_dir}: training would refuse it: {'; '.join(problems[:5])}")
-    return list(images["train"])
+    return findings
 
 
-class Finding(NamedTuple):
-    """What `inspect_images` found about one image, or about one category."""
-
-    finding: str
-    split: str
-    category: str
-    path: str
-    detail: str
-
-
-def inspect_images(
-    root: str, images: Images, digests: Mapping[str, str], failures: Mapping[str, str]
+def check_labels(
+    data: DataFolder,
+    samples: fitting.Samples,
+    names: Mapping[str, str],
+    new_head: Callable[[], Head],
+    *,
+    seed: int,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
 ) -> list[Finding]:
-    """Decode all images and report what may reduce the quality of a training.
+    """Find suspect labels, near-duplicates and outliers, and print how many there are.
 
     Args:
-        images, digests, failures: from `utils.read_images`.
+        data: without images that could not be decoded.
+        samples: the features of its images.
+        names: category folder -> name.
+        new_head, epochs, learning_rate, batch_size: see `fitting.cross_validate`.
+        seed: of the folds.
 
     Returns:
-        Each category's number of "images", and images that are "unreadable", a "duplicate" of an
-        earlier one, "below 224 pixels", "long" (over 3 times as long as wide), in a "mode" that is
-        not RGB, or with "pixels" whose meaning is uncertain. The "unknown category" of a split is
-        one that train lacks, an "empty category" one without images in train: training refuses
-        both. A "look-alike" is a category whose name can be mistaken for another.
+        They, and the accuracy with its standard error.
     """
-    findings = _inspect_categories(images)
-    files = [File(s, c, path) for s, cs in images.items() for c in cs for path in cs[c]]
-    originals = _originals(files, digests)
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(files), MAX_PENDING):
-            batch = files[start : start + MAX_PENDING]
-            inspected = pool.map(lambda file: _inspect_image(root, file.path, failures), batch)
-            for file, remarks in zip(batch, inspected, strict=True):
-                findings += [Finding(finding, *file, detail) for finding, detail in remarks]
-                if original := originals.get(file):
-                    is_conflict = original.category != file.category
-                    other_category = "in another category: " if is_conflict else ""
-                    is_leak = original.split != file.split
-                    prefix = "in another split: " if is_leak else other_category
-                    findings.append(Finding("duplicate", *file, f"{prefix}{original.path}"))
-    return findings
+    files, categories = list(list_files(data)), list(data.class_to_idx)
+    labels, pairs = samples.labels[samples.plain_rows()], find_pairs(embed(samples.averages))
+    groups = connect(pairs, len(files))  # with a near-duplicate in another fold, it is no test
+    folds = divide_into_folds(labels, groups, FOLDS, seed)
+    if all(len(folds[labels == label].unique()) < 2 for label in range(len(categories))):
+        raise UserError(f"{data.root}: no label can be checked: no category has different images")
+    result = fitting.cross_validate(
+        new_head,
+        samples,
+        folds,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+    )
+    is_valid, is_counted = result.is_valid, result.is_valid.clone()
+    is_counted[len(files) - len(data.paths["test"]) :] = False
+    findings = accuracy_findings((result.probs.argmax(1) == labels)[is_counted])
+    print(
+        f"accuracy {findings[0].detail}, standard error {findings[1].detail}: "
+        f"{int(is_counted.sum())} images of train and valid, each predicted by a network that was "
+        "not trained on it"
+    )
+    if not is_valid.all():
+        count = int((~is_valid).sum())
+        print(f"{count} labels cannot be checked: their categories have no different images")
+    rows = is_valid.nonzero()[:, 0]
+    of_rows = ([files[row] for row in rows.tolist()], result.probs[rows], labels[rows])
+    issues = [
+        *suspect_findings(*of_rows, categories, display_names(categories, names)),
+        *pair_findings(files, pairs, data.digests),
+        *outlier_findings(files, result.novelty, UNUSUAL),
+    ]
+    print_findings(issues)
+    return findings + issues
 
 
-def _inspect_categories(images: dict[str, dict[str, list[str]]]) -> list[Finding]:
-    """Count each category's images, and report categories that training refuses."""
-    findings = []
-    for split, categories in images.items():
-        for category, paths in categories.items():
-            findings.append(Finding("images", split, category, "", str(len(paths))))
-            if category not in images["train"]:
-                findings.append(Finding("unknown category", split, category, "", "not in train"))
-            elif split == "train" and not paths:
-                findings.append(Finding("empty category", split, category, "", "no image"))
-    for group, difference in look_alikes({c: c for cs in images.values() for c in cs}):
-        detail = f"differs from {shorten(map(repr, group[1:]))} only in {difference}"
-        findings.append(Finding("look-alike", "", group[0], "", detail))
-    return findings
-
-
-def _inspect_image(root: str, path: str, failures: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return what is unusual about an image."""
-    file = os.path.join(root, path)
-    lines: list[str] = []
-    try:
-        if path in failures:
-            raise UserError(failures[path])
-        load_image(file, lines.append)
-    except UserError as error:
-        return [("unreadable", str(error).removeprefix(f"{file}: "))]
-    with Image.open(file) as image:
-        (width, height), mode = image.size, image.mode
-    remarks = [("pixels", line.removeprefix(f"{file}: ")) for line in lines]
-    if min(width, height) < CROP:
-        remarks.append((f"below {CROP} pixels", f"{width} x {height}"))
-    if max(width, height) > LONG_ASPECT * min(width, height):
-        remarks.append(("long", f"{width} x {height}"))
-    if mode != "RGB":
-        remarks.append(("mode", mode))
-    return remarks
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print a line for each kind of finding."""
+    for line in format_findings(findings):
+        print(line)

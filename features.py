@@ -124,6 +124,11 @@ class Features:
             return self._read("features", *index)
         return self._read("features", index)
 
+    def averages(self, rows: torch.Tensor) -> torch.Tensor:
+        """Read the averages over the whole image: (B,) int64 -> (B, num_features / 2) float32."""
+        whole = self[rows, torch.zeros_like(rows)]  # two stages, each averages and maxima
+        return whole.unflatten(1, (2, 2, -1))[:, :, 0].flatten(1)
+
     def maps(self, rows: torch.Tensor) -> torch.Tensor:
         """Read the input of the backbone's last block: (B,) int64 -> (B, 512, 14, 14) float32."""
         return self._read("maps", rows)

@@ -9,7 +9,7 @@ one on few validation images costs up to 1.7 points of accuracy (benchmarks/READ
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +18,11 @@ from torch.nn.functional import cross_entropy
 
 from features import Features
 from model import REGIONS, Backbone, Head, replace_second_stage
+from support.arguments import progress
 from support.metrics import fit_temperature, metrics
 from support.novelty import NoveltyDetector, fit_detector
-from support.optimization import OnEpoch, optimize
+from support.optimization import OnEpoch, optimize, used_epoch
+from support.statistics import mean_and_std
 from utils import SPLITS, DataFolder
 
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
@@ -38,11 +40,22 @@ class Samples(NamedTuple):
     Attributes:
         labels: (len(features),) int64, the index of each row's category.
         rows: by split, the rows whose image could be decoded, int64.
+        views: of each image of train; the first one is the plain one.
     """
 
     features: Any  # Features or FineTunedFeatures
     labels: torch.Tensor
     rows: dict[str, torch.Tensor]
+    views: int = 1
+
+    def plain_rows(self) -> torch.Tensor:
+        """Return the row of the plain view of each image of all splits, (N,) int64."""
+        train, *others = (self.rows[split] for split in SPLITS)
+        return torch.cat([train[:: self.views], *others])
+
+    def averages(self) -> Iterator[torch.Tensor]:
+        """Yield `Features.averages` of the plain view of each image, in batches."""
+        return map(self.features.averages, self.plain_rows().split(EVALUATION_BATCH_SIZE))
 
 
 def label_features(features: Features, data: DataFolder, views: int) -> Samples:
@@ -52,7 +65,7 @@ def label_features(features: Features, data: DataFolder, views: int) -> Samples:
     is_decoded = features.is_decoded()
     ranges = torch.arange(len(features)).split([len(part) for part in labels])
     rows = {split: r[is_decoded[r]] for split, r in zip(SPLITS, ranges, strict=True)}
-    return Samples(features, torch.cat(labels), rows)
+    return Samples(features, torch.cat(labels), rows, views)
 
 
 def fit(
@@ -82,9 +95,10 @@ def fit(
     Raises:
         UserError: see `optimize`.
     """
-    features, labels, rows = samples
+    features, labels, rows = samples[:3]
     device, train_rows = head.mean.device, rows["train"]
-    head.standardize_by(*mean_and_std(features, train_rows))
+    batches = train_rows.split(STATISTICS_BATCH_SIZE)
+    head.standardize_by(*mean_and_std(features[batch].flatten(0, 1) for batch in batches))
 
     def loss_of(indices: torch.Tensor) -> torch.Tensor:
         batch, regions = train_rows[indices // len(REGIONS)], indices % len(REGIONS)
@@ -104,16 +118,6 @@ def fit(
         on_epoch=on_epoch,
         state=state,
     )
-
-
-def mean_and_std(features: Features, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation (num_features) float32 of each feature over `rows`."""
-    total, squares = torch.zeros(()), torch.zeros(())
-    for batch in rows.split(STATISTICS_BATCH_SIZE):
-        values = features[batch].flatten(0, 1).double()  # (64 * len(REGIONS), num_features)
-        total, squares = total + values.sum(0), squares + values.square().sum(0)
-    mean, squares = (x / (len(rows) * len(REGIONS)) for x in (total, squares))
-    return mean.float(), (squares - mean.square()).clamp(min=0).sqrt().float()
 
 
 def fine_tune(
@@ -144,7 +148,7 @@ def fine_tune(
     Returns:
         The history, and the samples with the features of the backbone as it is now.
     """
-    features, labels, rows = samples
+    features, labels, rows = samples[:3]
     device, train_rows = head.mean.device, rows["train"]
     tuned = FineTunedFeatures(backbone.to(device), features, precision)
     model = nn.ModuleList([backbone.last_block.requires_grad_(True), head])
@@ -202,23 +206,6 @@ class FineTunedFeatures:
         return replace_second_stage(features.to(device), second)
 
 
-def used_epoch(history: list[dict], epochs: int) -> dict:
-    """Return the row of the epoch whose weights are used: that of the last one.
-
-    If fine-tuning did not improve the accuracy on valid, or the loss at the same accuracy, it is
-    the last epoch before.
-
-    Args:
-        epochs: those of `fit`; the others are of `fine_tune`.
-    """
-
-    def quality(row: dict) -> tuple[float, float]:
-        return row["valid_accuracy"], -row["valid_loss"]
-
-    fitted, last = history[epochs - 1], history[-1]
-    return last if quality(last) > quality(fitted) else fitted
-
-
 class Evaluation(NamedTuple):
     """What `evaluate` returns: how a fitted head is calibrated, and how good it is on test.
 
@@ -238,7 +225,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(head: Head, samples: Samples) -> Evaluation:
     """Fit temperature and novelty detector on train and valid; evaluate a fitted head on test."""
-    features, labels, rows = samples
+    features, labels, rows = samples[:3]
     detector = _fit_detector(head, samples)
     valid, known = _outputs(head, detector, features, rows["valid"])
     test, values = _outputs(head, detector, features, rows["test"])
@@ -252,6 +239,61 @@ def evaluate(head: Head, samples: Samples) -> Evaluation:
     probs = (test / temperature).softmax(1)
     measured = {f"test_{name}": value for name, value in measured.items()}
     return Evaluation(temperature, detector, probs, novelty, measured)
+
+
+class CrossValidation(NamedTuple):
+    """Predictions for N images, each by a network that was not fitted on it.
+
+    Attributes:
+        probs: (N, num_classes), calibrated.
+        novelty: (N,); NaN: there is no detector.
+        is_valid: (N,) bool, whether the network was fitted on other images of the category.
+    """
+
+    probs: torch.Tensor
+    novelty: torch.Tensor
+    is_valid: torch.Tensor
+
+
+def cross_validate(
+    new_head: Callable[[], Head],
+    samples: Samples,
+    folds: torch.Tensor,
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+) -> CrossValidation:
+    """Predict all images of all splits, each fold by a head that is fitted on the others.
+
+    Args:
+        folds: (N,) int64, of the images of `plain_rows`, whose plain views are predicted.
+
+    See `fit` for the other arguments and errors.
+    """
+    features, labels, rows, views = samples
+    plain, all_rows = samples.plain_rows(), torch.cat([rows[split] for split in SPLITS])
+    count = len(rows["train"]) // views
+    row_folds = torch.cat([folds[:count].repeat_interleave(views), folds[count:]])
+    logits, values = torch.empty(len(plain), int(labels.max()) + 1), torch.empty(len(plain), 2)
+    detector, is_valid = None, torch.zeros(len(plain), dtype=torch.bool)
+    numbers = folds.unique().tolist()
+    for fold in progress(numbers, len(numbers), "cross-validation", size=lambda _: 1):
+        held_out = folds == fold
+        fitted = {"train": all_rows[row_folds != fold], "valid": plain[held_out]}
+        head, part = new_head(), samples._replace(rows=fitted)
+        fit(head, part, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+        fitted_detector = _fit_detector(head, part)
+        logits[held_out], measured = _outputs(head, fitted_detector, features, plain[held_out])
+        values[held_out] = measured if fitted_detector else torch.nan
+        detector = fitted_detector or detector
+        is_valid[held_out] = torch.isin(labels[plain[held_out]], labels[fitted["train"]])
+    novelty = torch.full((len(plain),), torch.nan)
+    if detector is not None:
+        detector.calibrate(values[~values.isnan().any(1)])
+        novelty = detector.novelty_of(values)
+    temperature = fit_temperature(logits[is_valid], labels[plain][is_valid])
+    return CrossValidation((logits / temperature).softmax(1), novelty, is_valid)
 
 
 def _fit_detector(head: Head, samples: Samples) -> NoveltyDetector | None:

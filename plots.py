@@ -155,7 +155,7 @@ def image_grid(
     rows = math.ceil(len(images) / columns)
     lines = max(text.count("\n") for text in above) + max(text.count("\n") for text in below) + 2
     figure = _figure(columns * width, rows * (width + 0.17 * lines) + 0.5)
-    figure.suptitle(title)
+    figure.suptitle(_fold(title, int(8 * columns * width), 6))
     for number, content in enumerate(zip(images, above, below, strict=True), 1):
         _show(figure.add_subplot(rows, columns, number), *content)
     return figure

@@ -3,23 +3,27 @@
 checkpoint_script.history.csv       checkpoint_script.curves.png
 checkpoint_script.categories.csv    checkpoint_script.confusion.png
 checkpoint_script.unreadable.csv    checkpoint_script.mistakes.png
+labels.suspects.png, labels.near-duplicates.png: of --check_labels labels.csv
 """
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
+from features import Settings
 from fitting import Evaluation
 from support.files import save_figure, write_csv
-from support.metrics import category_metrics
+from support.label_issues import Gallery
+from support.metrics import category_metrics, confident_mistakes
 from support.names import display_names
 from support.results import UNUSUAL
-from utils import DataFolder, load_image, thumbnail
+from utils import SPLITS, DataFolder, load_image, thumbnail
 
 MAX_MISTAKES = 12  # in the gallery
 
@@ -75,17 +79,6 @@ def category_table(
     return [{"category": category, "name": name, **row} for category, name, row in columns]
 
 
-def confident_mistakes(labels: torch.Tensor, probs: torch.Tensor) -> list[int]:
-    """Return the indices of incorrect predictions, the most confident first, MAX_MISTAKES at most.
-
-    See `write_report` for labels and probs.
-    """
-    confidence, predictions = probs.max(1)
-    mistakes = (predictions != labels).nonzero()[:, 0]
-    order = confidence[mistakes].argsort(descending=True, stable=True)
-    return mistakes[order][:MAX_MISTAKES].tolist()
-
-
 def mistakes_figure(
     root: str,
     files: Sequence[str],
@@ -93,16 +86,12 @@ def mistakes_figure(
     probs: torch.Tensor,
     names: Sequence[str],
 ):
-    """Draw the most confident incorrect predictions; see `write_report`.
-
-    Args:
-        names: (num_classes,) of the categories.
-    """
+    """Draw the most confident incorrect predictions; names: (num_classes,) of the categories."""
     import plots
 
-    mistakes = confident_mistakes(labels, probs)
+    mistakes = confident_mistakes(labels, probs)[:MAX_MISTAKES].tolist()
     return plots.mistakes_gallery(
-        [thumbnail(load_image(os.path.join(root, files[i]))) for i in mistakes],
+        _thumbnails(root, [files[i] for i in mistakes]),
         [files[i] for i in mistakes],
         [names[int(labels[i])] for i in mistakes],
         [names[int(probs[i].argmax())] for i in mistakes],
@@ -110,27 +99,38 @@ def mistakes_figure(
     )
 
 
-def write_unreadable(checkpoint: Path, failures: Mapping[str, str]) -> Path:
-    """Write a table of the images that were left out, or delete an earlier one; returns its path.
-
-    Args:
-        failures: why an image cannot be read, by path.
-    """
-    path = checkpoint.with_suffix(".unreadable.csv")
-    if failures:
-        rows = [(image, reason.split(f"{image}: ", 1)[-1]) for image, reason in failures.items()]
-        write_csv(path, [("path", "reason"), *rows])
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()
-    return path
+def write_galleries(table: str, root: str, galleries: Mapping[str, Gallery]) -> None:
+    """Write the figure of each gallery beside a table, and print their paths."""
+    for name, gallery in galleries.items():
+        path = Path(table).with_suffix(f".{name}.png")
+        save_figure(draw_gallery(root, gallery), path)
+        print(f"saved {path}")
 
 
-def format_epoch(row: dict, epochs: int) -> str:
-    """Format a row of the history as a line."""
-    return (
-        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:6.3f}  "
-        f"valid loss {row['valid_loss']:6.3f}  valid accuracy {row['valid_accuracy']:6.1%}"
+def draw_gallery(root: str, gallery: Gallery):
+    """Draw images in `root` with their titles and paths."""
+    import plots
+
+    title, paths, titles = gallery
+    images = _thumbnails(root, paths)
+    return plots.image_grid(images, titles, title=title, captions=paths, width=2.2)
+
+
+def _thumbnails(root: str, paths: Sequence[str]) -> list[Image.Image]:
+    return [thumbnail(load_image(os.path.join(root, path))) for path in paths]
+
+
+def format_plan(args: argparse.Namespace, data: DataFolder, path: Path, settings: Settings) -> str:
+    """Format what was found, what will be done, and the file that will be written."""
+    lines = [
+        f"{split:5}  {len(data.paths[split]):7} images  {len(set(data.labels[split])):5} categories"
+        for split in SPLITS
+    ]
+    cache = "not stored (--no_cache)" if args.no_cache else f"stored in {args.cache_dir}"
+    return "\n".join(lines) + (
+        f"\n{args.arch} with weights {args.weights}, {args.views} view(s) of each training image, "
+        f"on {settings.device} in {str(settings.precision).removeprefix('torch.')}\n"
+        f"will write {path}; features are {cache}"
     )
 
 

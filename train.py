@@ -2,6 +2,7 @@
 
     python train.py --data_dir flowers --output_cat 102
     python train.py --data_dir flowers --output_cat 102 --learning_rate 0.01 --epochs 20
+    python train.py --data_dir flowers --output_cat 102 --check_labels labels.csv
     torchrun --nproc_per_node=2 train.py --data_dir flowers --output_cat 102
 
 The folder has `train`, `valid` and `test`, each with one sub-folder of images a category. The
@@ -21,6 +22,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     startup.prepare("train.py")
 
 import argparse
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -32,16 +34,19 @@ import model
 import report
 import utils
 from features import Settings, assist_extraction, extract, list_views, seconds_per_view
-from support import arguments
-from support.arguments import UserError, warn, whole_number
-from support.devices import PRECISIONS, default_workers, select_device, select_precision
-from support.outputs import check_output, lock, output_path
-from support.oxford102 import NUM_CATEGORIES, download_oxford102
+from support import arguments, devices
+from support.arguments import UserError, check_output_cat, whole_number
+from support.findings import Finding, write_findings, write_unreadable
+from support.label_issues import galleries
+from support.optimization import format_epoch, used_epoch
+from support.outputs import check_no_input_below, check_output, lock, output_path
+from support.oxford102 import download_oxford102
 from support.parallel import process_group
 from support.record_store import default_cache_folder
 from support.resume import UnfinishedRun, is_finished
 
 CHECKPOINT = "assets/model/checkpoint_script.pth"
+CHECK_LABELS = "also look for incorrect labels and near-duplicates, do not train"
 FINE_TUNE = "epochs in which the last block is trained as well, after the others (%(default)s)"
 
 
@@ -56,6 +61,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--download", action="store_true", help="download Oxford-102 if the folder does not exist")
     add("--split", choices=["course", "official"], default="course", help="of --download")
     add("--check", nargs="?", const="-", metavar="FILE.csv", help="check the data, do not train")
+    add("--check_labels", nargs="?", const="-", metavar="FILE.csv", help=CHECK_LABELS)
+    add("--exclude", metavar="FILE.csv", help="leave out the images in its column path")
     add("--strict", action="store_true", help="stop at the first image that cannot be read")
     add("--means", type=arguments.triple, default=utils.MEANS, help="image means %(default)s")
     add("--stds", type=arguments.positive_triple, default=utils.STDS, help="deviations %(default)s")
@@ -79,7 +86,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--no_report", action="store_true", help="write no tables and figures beside it")
     add("--resume", action="store_true", help="continue the same command after an interruption")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
-    add("--precision", choices=PRECISIONS, default="auto", help="(%(default)s)")
+    add("--precision", choices=devices.PRECISIONS, default="auto", help="(%(default)s)")
     cache = "stores features for later runs, 24 KB a view; delete it to clear them (%(default)s)"
     add("--cache_dir", default=str(default_cache_folder()), help=cache)
     add("--no_cache", action="store_true", help="store no features for later runs")
@@ -89,17 +96,19 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
 def main(command_line: list[str] | None = None) -> None:
     """Train, or check the data, as the command line says."""
     args = parse_arguments(command_line)
-    device = select_device(args.device)
-    precision = select_precision(device, args.precision)
-    workers = default_workers(device) if args.workers is None else args.workers
+    device = devices.select_device(args.device)
+    precision = devices.select_precision(device, args.precision)
+    workers = devices.default_workers(device) if args.workers is None else args.workers
     settings = Settings(args.means, args.stds, device, precision, workers, args.fine_tune > 0)
-    if args.check:
-        return check(args, settings)
     with process_group() as rank:
         if rank > 0:
-            return assist_extraction(model.Backbone(args.arch), args.data_dir, settings)
+            backbone = model.Backbone(args.arch)
+            return None if args.check else assist_extraction(backbone, args.data_dir, settings)
+        if args.check or args.check_labels:
+            return check(args, settings)
         path = output_path(args.save_dir, Path(CHECKPOINT).name)
-        check_output("--save_dir", path, "checkpoint", [args.weights, args.category_names])
+        inputs = (args.weights, args.category_names, args.exclude)
+        check_output("--save_dir", path, "checkpoint", inputs)
         with lock("--save_dir", path):
             if args.resume and is_finished(path, vars(args)):
                 return print(f"{path} is finished: nothing to resume")
@@ -109,25 +118,27 @@ def main(command_line: list[str] | None = None) -> None:
 def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     """Train a classifier: data -> features -> fit -> evaluate -> checkpoint -> report."""
     images = list_images(args)
-    data_check.check_report_folder(args.data_dir, images, path.parent)
+    check_output_cat(args.output_cat, len(images["train"]), args.data_dir)
+    check_no_input_below("--save_dir", path.parent, args.data_dir, utils.paths_of(images))
     names = data_check.check_names(args.category_names, list(images["train"]))
-    data, failures = load_data(args, images)
-    backbone, head = new_network(args, len(data.class_to_idx), settings.device)
-    print_plan(args, data, path, settings)
+    memo = None if args.no_cache else args.cache_dir
+    data, failures = data_check.load_data(args.data_dir, images, memo, strict=args.strict)
+    backbone = model.Backbone(args.arch)
+    head = new_head(args, backbone.num_features, len(data.class_to_idx), settings.device)
+    print(report.format_plan(args, data, path, settings), flush=True)
     arguments_and_format = vars(args) | {"format_version": model.FORMAT_VERSION}
-    inputs = data_check.describe(data)
-    unfinished = UnfinishedRun(path, arguments_and_format, inputs, args.resume)
-    model.load_weights(backbone, args.arch, args.weights, args.seed)
-    views = list_views(data, args.views)
+    unfinished = UnfinishedRun(path, arguments_and_format, data_check.describe(data), args.resume)
     cache = unfinished.folder if args.no_cache else args.cache_dir
-    features = extract(backbone, args.data_dir, views, settings, cache, strict=args.strict)
-    data_check.exclude_images(data, features.failures)
-    failures |= features.failures
-    table = report.write_unreadable(path, failures)
-    samples = fitting.label_features(features, data, args.views)
+    samples = extract_samples(args, settings, data, backbone, str(cache))
+    data = data_check.exclude_images(data, samples.features.failures)
+    failures |= samples.features.failures
+    table = path.with_suffix(".unreadable.csv")
+    write_unreadable(table, failures)
+    if args.weights != "none":  # whose features mean nothing
+        data_check.warn_of_near_duplicates(data, samples.averages)
     history, samples = fit_network(args, backbone, head, samples, settings.precision, unfinished)
     evaluation = fitting.evaluate(head, samples)
-    used = fitting.used_epoch(history, args.epochs)
+    used = used_epoch(history, args.epochs)
     metrics = used | evaluation.metrics
     classifier = model.Classifier(
         backbone,
@@ -149,89 +160,47 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
         print(f"{len(failures)} images could not be read and were left out; {table} lists them")
     print(report.format_results(path, evaluation), flush=True)
     if not args.no_report:
-        rows = samples.rows["test"]
-        test = ([views[row].path for row in rows], samples.labels[rows], evaluation.probs)
+        test = (data.paths["test"], samples.labels[samples.rows["test"]], evaluation.probs)
         written = report.write_report(path, history, used["epoch"], data, *test, names)
         print(f"report: {', '.join(file.name for file in written)} in {path.parent}")
     unfinished.remove()
 
 
-# ---------------------------------------------------------------- before the work
+# ---------------------------------------------------------------- the steps
 
 
 def list_images(args: argparse.Namespace) -> utils.Images:
-    """List the images of the data folder, which is downloaded if asked for."""
+    """List the images of the data folder, which is downloaded if asked for, less --exclude."""
     if args.download:
-        if not (Path(args.data_dir).exists() or isinstance(args.output_cat, int)):
-            check_output_cat(args, NUM_CATEGORIES)
-        download_oxford102(args.data_dir, args.split)
+        download_oxford102(args.data_dir, args.split, args.output_cat)
     images = utils.list_images(args.data_dir)
-    check_output_cat(args, len(images["train"]))
-    return images
+    return (
+        data_check.exclude_listed(args.data_dir, images, args.exclude) if args.exclude else images
+    )
 
 
-def load_data(
-    args: argparse.Namespace, images: utils.Images
-) -> tuple[utils.DataFolder, dict[str, str]]:
-    """Read the data folder without files that cannot be images, and why those are left out."""
-    memo = None if args.no_cache else args.cache_dir
-    data = utils.read_data_folder(args.data_dir, memo, images)
-    data_check.warn_of_copies(data)
-    return data_check.exclude_images(data, data.failures, strict=args.strict), data.failures
-
-
-def new_network(
-    args: argparse.Namespace, num_classes: int, device: torch.device
-) -> tuple[model.Backbone, model.Head]:
-    """Return a backbone without values, and a head with random weights.
-
-    Raises:
-        UserError: the memory is too small.
-    """
-    if args.output_cat > num_classes:
-        warn(
-            f"--output_cat {args.output_cat}, but there are {num_classes} categories: the other "
-            "outputs will never be predicted"
-        )
+def new_head(
+    args: argparse.Namespace, num_features: int, num_classes: int, device: torch.device
+) -> model.Head:
+    """Return a head with random weights, which follow from --seed."""
     torch.manual_seed(args.seed)
-    backbone = model.Backbone(args.arch)
-    sizes = (backbone.num_features, args.hidden_units, args.output_cat, num_classes)
-    try:
-        return backbone, model.Head(*sizes, args.dropout).to(device)
-    except (RuntimeError, MemoryError) as error:
-        raise UserError(
-            f"not enough memory for --hidden_units {args.hidden_units} and "
-            f"--output_cat {args.output_cat}"
-        ) from error
+    sizes = (num_features, args.hidden_units, args.output_cat, num_classes)
+    with devices.memory_for(f"--hidden_units {args.hidden_units}, --output_cat {args.output_cat}"):
+        return model.Head(*sizes, args.dropout).to(device)
 
 
-def check_output_cat(args: argparse.Namespace, num_classes: int) -> None:
-    """Raise UserError, which says what to type, unless there is an output for each category."""
-    if isinstance(args.output_cat, int) and args.output_cat >= num_classes:
-        return
-    value = "is missing" if args.output_cat is None else args.output_cat
-    raise UserError(
-        f"--output_cat {value}: {args.data_dir} has {num_classes} categories; "
-        f"type --output_cat {num_classes}"
-    )
-
-
-def print_plan(
-    args: argparse.Namespace, data: utils.DataFolder, path: Path, settings: Settings
-) -> None:
-    """Print what was found, what will be done and what will be written."""
-    for split in utils.SPLITS:
-        categories = len(set(data.labels[split]))
-        print(f"{split:5}  {len(data.paths[split]):7} images  {categories:5} categories")
-    print(
-        f"{args.arch} with weights {args.weights}, {args.views} view(s) of each training image, "
-        f"on {settings.device} in {str(settings.precision).removeprefix('torch.')}"
-    )
-    cache = "not stored (--no_cache)" if args.no_cache else f"stored in {args.cache_dir}"
-    print(f"will write {path}; features are {cache}", flush=True)
-
-
-# ---------------------------------------------------------------- the work
+def extract_samples(
+    args: argparse.Namespace,
+    settings: Settings,
+    data: utils.DataFolder,
+    backbone: model.Backbone,
+    cache: str,
+) -> fitting.Samples:
+    """Load the backbone's weights, and compute the features that the folder `cache` lacks."""
+    model.load_weights(backbone, args.arch, args.weights, args.seed)
+    views = list_views(data, args.views)
+    features = extract(backbone, args.data_dir, views, settings, cache, strict=args.strict)
+    return fitting.label_features(features, data, args.views)
 
 
 def fit_network(
@@ -242,16 +211,12 @@ def fit_network(
     precision: torch.dtype,
     unfinished: UnfinishedRun,
 ) -> tuple[list[dict], fitting.Samples]:
-    """Fit the head, and fine-tune if asked for; resumes an interrupted run.
-
-    Returns:
-        The history, and the samples with the features of the backbone as it is now.
-    """
+    """Fit the head, or resume that, and fine-tune if asked for; see `fitting.fine_tune`."""
     total = args.epochs + args.fine_tune
     state = unfinished.state_for(samples.features.identity())
 
     def on_epoch(row: dict, state: dict) -> None:
-        print(report.format_epoch(row, total), flush=True)
+        print(format_epoch(row, total), flush=True)
         unfinished.save(state)
 
     history: list[dict] = []
@@ -283,16 +248,51 @@ def fit_network(
 
 def check(args: argparse.Namespace, settings: Settings) -> None:
     """Report on a data folder without training, as a CSV file as well if one is named."""
+    if args.check and args.check_labels:
+        raise UserError("--check_labels does all that --check does: leave out --check")
+    flag = "--check_labels" if args.check_labels else "--check"
+    table, images = args.check_labels or args.check, list_images(args)
+    if table == "-":
+        table = ""
+    else:
+        check_output(flag, table, "table of findings", [args.category_names, args.exclude])
+        check_no_input_below(flag, Path(table).parent, args.data_dir, utils.paths_of(images))
     measure = partial(seconds_per_view, args.arch, args.data_dir, settings=settings)
-    table = args.check if args.check != "-" else ""
-    if table:
-        check_output("--check", table, "table of findings", [args.category_names])
-    categories = data_check.check_data_folder(
-        args.data_dir, args.views, measure, table, strict=args.strict
+    findings = data_check.check_data_folder(
+        args.data_dir, images, args.views, measure, table, strict=args.strict
     )
-    data_check.check_names(args.category_names, categories)
+    names = data_check.check_names(args.category_names, list(images["train"]))
     if args.output_cat is not None:
-        check_output_cat(args, len(categories))
+        check_output_cat(args.output_cat, len(images["train"]), args.data_dir)
+    if args.check_labels:
+        findings += check_labels(args, settings, images, names)
+        if table:
+            write_findings(table, findings)
+            report.write_galleries(table, args.data_dir, galleries(findings, names))
+
+
+def check_labels(
+    args: argparse.Namespace, settings: Settings, images: utils.Images, names: dict[str, str]
+) -> list[Finding]:
+    """Look for suspect labels, near-duplicates and outliers; see `data_check.check_labels`."""
+    memo = None if args.no_cache else args.cache_dir
+    data, _ = data_check.load_data(args.data_dir, images, memo, strict=args.strict)
+    num_classes = len(data.class_to_idx)
+    args.output_cat = args.output_cat or num_classes
+    backbone = model.Backbone(args.arch)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = folder if args.no_cache else args.cache_dir
+        samples = extract_samples(args, settings, data, backbone, cache)
+        return data_check.check_labels(
+            data_check.exclude_images(data, samples.features.failures),
+            samples,
+            names,
+            partial(new_head, args, backbone.num_features, num_classes, settings.device),
+            seed=args.seed,
+            epochs=args.epochs,
+            learning_rate=args.learning_rate,
+            batch_size=args.batch_size,
+        )
 
 
 if __name__ == "__main__":

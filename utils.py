@@ -122,6 +122,13 @@ def list_images(data_dir: str | os.PathLike) -> Images:
     }
 
 
+def paths_of(images: Images) -> Iterator[str]:
+    """Yield the paths of all images."""
+    for categories in images.values():
+        for paths in categories.values():
+            yield from paths
+
+
 def _split_folders(root: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the name of the folder of each split among those in `root`, whatever its case.
 
@@ -192,7 +199,7 @@ def read_images(
         memo: a folder for the digests of files that do not change; see `support.digests`.
     """
     images = dict(images)
-    paths = [p for categories in images.values() for group in categories.values() for p in group]
+    paths = list(paths_of(images))
     digests, failures = {}, {}
     files = digest_files(str(data_dir), paths, memo)
     for path, digest, error in progress(files, len(paths), "reading", size=lambda _: 1, delay=1):

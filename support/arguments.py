@@ -127,6 +127,25 @@ def count_or_text(text: str) -> int | str:
         return text
 
 
+def check_output_cat(output_cat: int | str | None, num_classes: int, data_dir: str) -> None:
+    """Check the number of outputs; those beyond the number of categories give a warning.
+
+    Raises:
+        UserError: it is none, or there are more categories; it says what to type.
+    """
+    if not isinstance(output_cat, int) or output_cat < num_classes:
+        value = "is missing" if output_cat is None else output_cat
+        raise UserError(
+            f"--output_cat {value}: {data_dir} has {num_classes} categories; "
+            f"type --output_cat {num_classes}"
+        )
+    if output_cat > num_classes:
+        warn(
+            f"--output_cat {output_cat}, but there are {num_classes} categories: the other "
+            "outputs will never be predicted"
+        )
+
+
 def run_script(main: Callable[[], object], name: str, hint: str = "") -> None:
     """Call a script's `main` and turn its errors into one line and an exit status.
 

@@ -94,3 +94,16 @@ def default_workers(device: torch.device) -> int:
     """Return how many workers decode images: one a core with a GPU, else one for two cores."""
     cores = available_cores()
     return min(MAX_WORKERS, max(1, cores // 2 if device.type == "cpu" else cores))
+
+
+@contextlib.contextmanager
+def memory_for(flags: str) -> Iterator[None]:
+    """Turn an error about too little memory into a UserError.
+
+    Args:
+        flags: what asks for the memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise UserError(f"not enough memory for {flags}") from error

@@ -136,6 +136,17 @@ def confusion_counts(labels: ArrayLike, predictions: ArrayLike, num_classes: int
     return counts
 
 
+def confident_mistakes(labels: ArrayLike, probs: ArrayLike) -> np.ndarray:
+    """Return the indices of incorrect predictions, the most confident first, (mistakes,) int64.
+
+    Args:
+        labels, probs: (N,) and (N, num_classes).
+    """
+    labels, probs = np.asarray(labels), np.asarray(probs)
+    order = np.argsort(-probs.max(1), kind="stable")
+    return order[(probs.argmax(1) != labels)[order]]
+
+
 def category_metrics(
     labels: ArrayLike, predictions: ArrayLike, num_classes: int
 ) -> list[dict[str, float]]:

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from support.arguments import UserError, shorten, warn
+from support.arguments import UserError, one_line, shorten, warn
 from support.files import check_regular_file
 
 
@@ -50,6 +50,32 @@ def load_names(path: str | os.PathLike) -> dict[str, str]:
 def _valid_text(text: str) -> str:
     """Replace surrogates without a partner, which no encoding can write."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def match_names(
+    names: Mapping[str, str], file: str, keys: Sequence[str], *, is_default: bool
+) -> dict[str, str]:
+    """Return the name of each key, or the key itself; print which there are, and what is odd.
+
+    Args:
+        names: key -> name, read from `file`.
+        is_default: nobody asked for this file: it may be for other keys.
+    """
+    known = {key: names[key] for key in keys if key in names}
+    unnamed = [key for key in keys if key not in names]
+    unused = [key for key in names if key not in known]
+    if known:
+        examples = [f"{key} = {name}" for key, name in known.items()]
+        print(one_line(f"names: {file}, {shorten(examples, 3)}"))
+    else:
+        print(f"names: those of the folders{f'; {file} has none of them' if names else ''}")
+    if unnamed and (known or not is_default):
+        warn(f"{file}: has no name for {len(unnamed)} categories: {shorten(unnamed)}")
+    if unused and not is_default:
+        warn(f"{file}: {len(unused)} names fit no category: {shorten(unused)}")
+    for name, group in same_names(known).items():
+        warn(f"{file}: {shorten(group)} have the same name, {name!r}")
+    return {key: names.get(key, key) for key in keys}
 
 
 def display_names(keys: Sequence[str], names: Mapping[str, str]) -> list[str]:

@@ -108,7 +108,7 @@ def fit_detector(
         sums.index_add_(0, labels, x)
         counts += labels.bincount(minlength=num_classes)
         products += x.T @ x
-    means = sums / counts[:, None]
+    means = sums / counts[:, None].clamp(min=1)
     scatter = products - means.T @ sums  # around each image's category mean
     degrees = int(counts.sum()) - num_classes
     if degrees < 1 or scatter.trace() <= 1e-9 * products.trace():
@@ -116,7 +116,9 @@ def fit_detector(
     covariance = shrink_covariance(scatter / degrees, degrees)
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).T
     detector.whitening.copy_(whitening)
-    detector.means.copy_(means @ whitening)
+    # A category without images is never the nearest: it has the mean of another.
+    nearest = torch.where(counts > 0, torch.arange(num_classes), counts.argmax())
+    detector.means.copy_((means @ whitening)[nearest])
     return detector
 
 

@@ -77,6 +77,31 @@ def optimize(
     return history
 
 
+def format_epoch(row: dict, epochs: int) -> str:
+    """Format a row of the history as a line."""
+    return (
+        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:6.3f}  "
+        f"valid loss {row['valid_loss']:6.3f}  valid accuracy {row['valid_accuracy']:6.1%}"
+    )
+
+
+def used_epoch(history: list[dict], epochs: int) -> dict:
+    """Return the row of the epoch whose weights are used: that of the last one.
+
+    If fine-tuning did not improve the accuracy on valid, or the loss at the same accuracy, it is
+    the last epoch before.
+
+    Args:
+        epochs: the number of those before fine-tuning.
+    """
+
+    def quality(row: dict) -> tuple[float, float]:
+        return row["valid_accuracy"], -row["valid_loss"]
+
+    fitted, last = history[epochs - 1], history[-1]
+    return last if quality(last) > quality(fitted) else fitted
+
+
 def _restore(modules: dict[str, Any], state: dict, epochs: range, steps: int) -> list[dict]:
     """Load the state that `on_epoch` got; returns its history.
 

@@ -78,6 +78,21 @@ def check_output(flag: str, path: PathText, kind: str, inputs: Iterable[PathText
         raise UserError(f"{flag} {path}: exists and is no {kind}; name another file, or delete it")
 
 
+def check_no_input_below(flag: str, folder: PathText, root: PathText, paths: Iterable[str]) -> None:
+    """Check that a folder for figures is not among the images, where they would be taken for some.
+
+    Args:
+        flag: what named the folder, for the error message.
+        paths: of the images, relative to `root`.
+
+    Raises:
+        UserError: an image is in the folder, or below it.
+    """
+    inside = Path(os.path.relpath(Path(folder).resolve(), Path(root).resolve())).as_posix()
+    if any(path.startswith(f"{inside}/") for path in paths):
+        raise UserError(f"{flag} {folder}: contains images; name another folder")
+
+
 def _read_beginning(path: str) -> bytes:
     """Return the first bytes of a file, or none if there is no file.
 

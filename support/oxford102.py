@@ -7,14 +7,18 @@ import os
 import shutil
 from pathlib import Path
 
-from support.arguments import UserError, warn
+from support.arguments import UserError, check_output_cat, warn
 from support.imagenet_weights import NETWORK_ERRORS, network_timeout
 
 NUM_CATEGORIES = 102
 Labeled = tuple[str, str, int]  # split, path, label from 0
 
 
-def download_oxford102(data_dir: str | os.PathLike, split: str = "course") -> None:
+def download_oxford102(
+    data_dir: str | os.PathLike,
+    split: str = "course",
+    output_cat: int | str | None = NUM_CATEGORIES,
+) -> None:
     """Download Oxford-102, unless `data_dir` exists.
 
     torchvision downloads and verifies it in `oxford-102.download` beside `data_dir`, which serves
@@ -24,6 +28,7 @@ def download_oxford102(data_dir: str | os.PathLike, split: str = "course") -> No
     Args:
         split: "official" for the paper's 1020/1020/6149 images, or "course" for 80/10/10 per cent
             of each category.
+        output_cat: of the command that downloads it; see `check_output_cat`.
 
     Raises:
         UserError: it cannot be downloaded or written.
@@ -31,6 +36,8 @@ def download_oxford102(data_dir: str | os.PathLike, split: str = "course") -> No
     root = Path(data_dir)
     if root.exists():
         return print(f"{root} exists already: nothing to download")
+    if not isinstance(output_cat, int):  # before a long download
+        check_output_cat(output_cat, NUM_CATEGORIES, str(root))
     images = _download(root.parent / "oxford-102.download")
     if split == "course":
         images = _course_split(images)

@@ -1,10 +1,11 @@
-"""A random order that is balanced over labels, and a stable division by content."""
+"""A random order that is balanced over labels, folds, and a stable division by content."""
 
 from __future__ import annotations
 
 import collections
 import itertools
 import math
+import random
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -86,3 +87,31 @@ def divide(
     for path in paths:
         divided[assigned[digests.get(path, "")]].append(path)
     return divided
+
+
+def divide_into_folds(
+    labels: torch.Tensor, groups: torch.Tensor, count: int, seed: int
+) -> torch.Tensor:
+    """Return the fold of each sample (N,) int64, for cross-validation.
+
+    Each label is spread evenly over the folds, and the samples of a group are in one fold.
+
+    Args:
+        labels, groups: (N,) int64; a group's first sample decides for its label.
+        count: of folds.
+        seed: of the random order.
+    """
+    members: dict[int, list[int]] = {}
+    for index, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(index)
+    shuffled = list(members.values())
+    random.Random(seed).shuffle(shuffled)
+    folds, sizes = torch.empty_like(labels), [0] * count
+    of_label: dict[int, list[int]] = {}
+    for group in shuffled:
+        counts = of_label.setdefault(int(labels[group[0]]), [0] * count)
+        fold = min(range(count), key=lambda fold: (counts[fold], sizes[fold]))
+        counts[fold] += len(group)
+        sizes[fold] += len(group)
+        folds[group] = fold
+    return folds

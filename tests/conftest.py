@@ -78,6 +78,14 @@ def call(monkeypatch, capsys):
     return in_process
 
 
+def messages_of(done: subprocess.CompletedProcess) -> list[str]:
+    """List the lines on stderr, without the warning of near-duplicates.
+
+    To networks with random weights, most images of these tests are near-duplicates.
+    """
+    return [line for line in done.stderr.splitlines() if " are near-duplicates of " not in line]
+
+
 def assert_error(done: subprocess.CompletedProcess, *words) -> None:
     """Assert status 2 and one line on stderr with all of `words`, besides warnings and progress."""
     *before, line = done.stderr.splitlines() or [""]

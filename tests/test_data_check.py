@@ -7,11 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import all_images, assert_error, draw
+from conftest import all_images, assert_error
 from PIL import Image
 
 import utils
-from data_check import check_data_folder, exclude_images, inspect_images, warn_of_copies
+from data_check import check_data_folder, exclude_images, warn_of_copies
 from support.arguments import UserError
 
 # ---------------------------------------------------------------- copies
@@ -90,55 +90,6 @@ def test_no_readable_image_is_an_error(own_images, split, reason):
         exclude_images(data, failures)
 
 
-# ---------------------------------------------------------------- findings
-
-
-def test_an_inspection_finds_what_may_reduce_the_quality_of_a_training(own_images):
-    train = own_images / "train"
-    (train / "a" / "broken.jpg").write_text("not an image")
-    shutil.copy(train / "a" / "train_0.jpg", train / "b" / "twice.jpg")
-    shutil.copy(train / "b" / "train_1.jpg", own_images / "test" / "b" / "leak.jpg")
-    draw(0, 7, 900, 250).save(train / "a" / "long.png")
-    draw(0, 7, 750, 250).save(train / "a" / "not long.png")
-    draw(1, 8, 224, 224).convert("L").save(train / "a" / "gray.png")
-    draw(1, 9, 300, 223).save(train / "a" / "low.png")
-    (train / "lily").mkdir()
-    (own_images / "valid" / "rose").mkdir()
-    draw(2, 9, 300, 250).save(own_images / "valid" / "rose" / "fine.png")
-    findings = inspect_images(
-        str(own_images), *utils.read_images(own_images, utils.list_images(own_images))
-    )
-    assert {f[:3]: f.detail for f in findings if f.finding == "images"} == {
-        ("images", "train", "a"): "7",
-        ("images", "train", "b"): "3",
-        ("images", "train", "lily"): "0",
-        ("images", "valid", "a"): "1",
-        ("images", "valid", "b"): "1",
-        ("images", "valid", "rose"): "1",
-        ("images", "test", "a"): "1",
-        ("images", "test", "b"): "2",
-    }
-    others = [f for f in findings if f.finding not in ("images", "below 224 pixels")]
-    assert {(f.finding, f.split, f.category, f.path.rsplit("/")[-1]) for f in others} == {
-        ("unknown category", "valid", "rose", ""),
-        ("empty category", "train", "lily", ""),
-        ("unreadable", "train", "a", "broken.jpg"),
-        ("duplicate", "train", "b", "twice.jpg"),
-        ("duplicate", "test", "b", "leak.jpg"),
-        ("long", "train", "a", "long.png"),
-        ("mode", "train", "a", "gray.png"),
-    }
-    details = {f.path.rsplit("/")[-1]: f.detail for f in others}
-    assert details["twice.jpg"] == "in another category: train/a/train_0.jpg"
-    assert details["leak.jpg"] == "in another split: train/b/train_1.jpg"
-    assert details["broken.jpg"].startswith("not an image")
-    assert (details["long.png"], details["gray.png"]) == ("900 x 250", "L")
-    small = {f.path: f.detail for f in findings if f.finding == "below 224 pixels"}
-    assert small.pop("train/a/low.png") == "300 x 223"
-    assert set(small) == {p for p in all_images(own_images) if not p.endswith("broken.jpg")}
-    assert set(small.values()) == {"100 x 90"}
-
-
 # ---------------------------------------------------------------- the report
 
 
@@ -163,12 +114,13 @@ def test_the_estimate_has_two_significant_digits(
         measured.extend(paths)
         return seconds_per_view
 
-    check_data_folder(str(own_images), views, measure, str(tmp_path / "report.csv"))
+    images = utils.list_images(own_images)
+    check_data_folder(str(own_images), images, views, measure, str(tmp_path / "report.csv"))
     assert f"features: {printed} on this machine\n" in capsys.readouterr().out
     assert measured == [f"train/{c}/train_{n}.jpg" for c in ("a", "b") for n in (0, 1)]
     with open(tmp_path / "report.csv", newline="") as file:
         *_, last = csv.reader(file)
-    assert last == ["seconds", "", "", "", printed.split()[-2]]
+    assert last == ["seconds", "", "", "", printed.split()[-2], *[""] * 7]
 
 
 def test_without_a_readable_image_of_train_nothing_is_measured(own_images, capsys):
@@ -180,7 +132,7 @@ def test_without_a_readable_image_of_train_nothing_is_measured(own_images, capsy
         raise AssertionError("no image to measure")
 
     with pytest.raises(UserError, match="training would refuse it: no image for train in"):
-        check_data_folder(str(own_images), 2, measure)
+        check_data_folder(str(own_images), utils.list_images(own_images), 2, measure)
     assert "features: 4 views in about 0 seconds" in capsys.readouterr().out
 
 

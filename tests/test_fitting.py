@@ -32,6 +32,7 @@ from model import REGIONS, Backbone, Head
 from support import novelty
 from support.arguments import UserError
 from support.metrics import fit_temperature, metrics
+from support.optimization import used_epoch
 from support.record_store import KEY_BYTES, RecordStore
 
 
@@ -95,6 +96,58 @@ def test_fitting_learns_what_can_be_learned(made_up):
     _, history = fit(made_up, torch.arange(30), torch.arange(30, 40), epochs=20)
     assert history[-1]["train_loss"] < history[0]["train_loss"] / 2
     assert history[-1]["valid_accuracy"] >= 0.8
+
+
+def cross_validate(made_up, folds, labels=None, views=1) -> fitting.CrossValidation:
+    """Cross-validate heads on the first 30 rows, as train, and on the others, as valid and test."""
+    rows = {"train": torch.arange(30), "valid": torch.arange(30, 36), "test": torch.arange(36, 40)}
+    labels = made_up.labels if labels is None else labels
+
+    def new_head():
+        torch.manual_seed(0)
+        return Head(6, 16, 3, 3, 0.5)
+
+    settings = {"epochs": 10, "learning_rate": 0.05, "batch_size": 7}
+    samples = Samples(made_up.features, labels, rows, views)
+    return fitting.cross_validate(new_head, samples, folds, **settings)
+
+
+def test_in_cross_validation_no_prediction_depends_on_the_images_own_label(made_up):
+    folds = torch.arange(40) % 4
+    result = cross_validate(made_up, folds)
+    assert result.probs.shape == (40, 3) and result.is_valid.all()
+    assert (result.probs.argmax(1) == made_up.labels).float().mean() > 0.8
+    assert ((result.novelty >= 0) & (result.novelty <= 1)).all()
+    changed = made_up.labels.clone()
+    changed[3] = (changed[3] + 1) % 3  # row 3 is in fold 3
+    other = cross_validate(made_up, folds, changed)
+    same = (result.probs.argmax(1) == other.probs.argmax(1))[folds == 3]
+    assert same.all()
+    ratio = (result.probs.log() / other.probs.log())[folds == 3]  # the temperature may differ
+    assert not torch.equal(result.probs[folds != 3], other.probs[folds != 3])
+    assert ratio.isfinite().all()
+
+
+def test_in_cross_validation_all_views_of_an_image_are_in_its_fold(made_up):
+    """If a view were in another fold, its label would be learned, though it is random."""
+    labels = torch.randint(3, (40,), generator=torch.Generator().manual_seed(0))
+    labels[1:30:2] = labels[0:30:2]
+    values = torch.randn(40, len(REGIONS), 6, generator=torch.Generator().manual_seed(1))
+    values[1:30:2] = values[0:30:2]  # the second view of each image of train is equal
+    noise = made_up._replace(features=values)
+    result = cross_validate(noise, torch.arange(25) % 5, labels, views=2)
+    assert result.probs.shape == (25, 3)
+    plain = torch.cat([labels[0:30:2], labels[30:]])
+    assert (result.probs.argmax(1) == plain).float().mean() < 0.7
+
+
+def test_a_category_of_one_fold_is_not_valid(made_up):
+    folds = torch.arange(40) % 4
+    folds[made_up.labels == 1] = 2
+    result = cross_validate(made_up, folds)
+    assert torch.equal(result.is_valid, made_up.labels != 1)
+    assert (result.probs.argmax(1) != 1)[made_up.labels == 1].all()
+    assert result.novelty.isfinite().all()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1024])
@@ -325,7 +378,7 @@ def test_fine_tuning_trains_the_last_block_and_the_head_alone(tunable, images):
         logits = tunable.head(tunable.backbone(utils.normalize(torch.cat(views)))).mean(1)
     of_images = metrics(logits, torch.tensor(data.labels["valid"]))
     of_features = evaluate(tunable.head, samples.features, samples.labels, rows)
-    last = fitting.used_epoch(history, 1)
+    last = used_epoch(history, 1)
     assert last is history[-1]
     for measured in (of_images, of_features):
         assert measured["accuracy"] == last["valid_accuracy"]
@@ -380,6 +433,7 @@ import sys, torch, fitting
 from features import Features
 from model import Head
 from support.record_store import RecordStore
+from support.statistics import mean_and_std
 
 def most_memory():
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
@@ -395,7 +449,7 @@ head = Head(1024, 4, 2, 2, 0.0)
 fitting.compute_logits(head, features, rows[:1024])
 before = most_memory()
 fitting.compute_logits(head, features, rows)
-fitting.mean_and_std(features, rows)
+mean_and_std(features[batch].flatten(0, 1) for batch in rows.split(64))
 for batch in torch.randperm(count)[:2048].split(8):
     features[batch, batch % 6]
 print(most_memory() - before)

@@ -13,8 +13,8 @@ MIDDLE = {
     "model": ({"utils"}, 400),
     "features": ({"model", "utils"}, 350),
     "fitting": ({"features", "model", "utils"}, 350),
-    "data_check": ({"utils"}, 300),
-    "report": ({"fitting", "plots", "utils"}, 150),
+    "data_check": ({"fitting", "model", "utils"}, 300),
+    "report": ({"features", "fitting", "plots", "utils"}, 150),
     "plots": (set(), 350),
 }
 TOP = {"train": (set(MIDDLE), 300), "predict": (set(MIDDLE), 350)}

@@ -15,6 +15,7 @@ from support.metrics import (
     calibration_bins,
     calibration_error,
     category_metrics,
+    confident_mistakes,
     confusion_counts,
     fit_temperature,
     format_evaluation,
@@ -139,6 +140,15 @@ SUMMARY = (
     "5 images of 3 categories: accuracy 60.0%, top-5 80.0%, mean of the categories 50.0%, "
     "calibration error 44.4%"
 )
+
+
+def test_the_most_confident_mistakes_come_first():
+    probs = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9]])
+    labels = np.array([0, 0, 0, 1, 0])
+    assert confident_mistakes(labels, probs).tolist() == [4, 2, 3, 1]
+    equal = probs[[2]].repeat(50, 0)
+    assert confident_mistakes(np.zeros(50, int), equal).tolist() == list(range(50))
+    assert confident_mistakes(probs.argmax(1), probs).tolist() == []
 
 
 def test_an_evaluation_names_the_most_frequent_confusions():

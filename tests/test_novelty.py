@@ -100,6 +100,18 @@ def test_single_images_of_categories_give_no_detector():
     assert fit_detector([(equal, torch.tensor([0, 1, 2, 2]))], UNITS, CLASSES) is None
 
 
+def test_a_category_without_images_changes_nothing():
+    labels = torch.arange(60) % CLASSES
+    without = labels[labels != 1], vectors(labels)[labels != 1]
+    detector = fit_detector([(without[1], without[0])], UNITS, CLASSES)
+    fewer = fit_detector([(without[1], without[0].clamp(max=1))], UNITS, CLASSES - 1)
+    args = (vectors(labels, 1), logits_of(labels))
+    torch.testing.assert_close(detector.measure(*args)[:, 1], fewer.measure(*args)[:, 1])
+    torch.testing.assert_close(
+        detector.measure(*args)[:, 0], fewer.measure(*args)[:, 0], rtol=0.02, atol=0.02
+    )
+
+
 def test_the_number_of_units_is_limited(monkeypatch):
     monkeypatch.setattr(novelty, "MAX_UNITS", 5)
     labels = torch.arange(60) % CLASSES

@@ -329,7 +329,8 @@ def test_novelty_is_written_for_every_image(predict_images, checkpoint, photos, 
     assert [best.name == "unknown" for [best] in expected] == [True, False, True]
     for kind in ("csv", "jsonl", "json"):
         output = tmp_path / f"out.{kind}"
-        done = predict_images("--output", output, "--min_novelty", 0.002, inputs=paths)
+        flags = ("--output", output, "--min_novelty", 0.002, "--precision", "float32")
+        done = predict_images(*flags, inputs=paths)
         assert "3 images predicted, 2 resemble no category (novelty below 0.003), " in done.stderr
         assert "2 are unknown, 0 could not be read" in done.stderr
         items = parse_results(output.read_text(), kind)
@@ -337,7 +338,8 @@ def test_novelty_is_written_for_every_image(predict_images, checkpoint, photos, 
         for item, [best] in zip(items, expected, strict=True):
             assert item["novelty"] == pytest.approx(best.novelty, abs=2e-6)
             assert item["predictions"][0]["name"] == best.name
-    done = predict_images("--output", output, "--resume", inputs=paths)
+    flags = ("--output", output, "--precision", "float32", "--resume")
+    done = predict_images(*flags, inputs=paths)
     assert_error(done, "another --min_novelty (0.002, not 0.0)")
 
 

@@ -1,10 +1,12 @@
 """ImageNet weights on photographs of flowers, if the environment names both."""
 
+import csv
 import shutil
 
 import pytest
 import torch
 from conftest import run
+from PIL import Image
 
 import predict
 import utils
@@ -62,6 +64,27 @@ def test_a_tiger_lily_is_recognized(checkpoint, predictions, flowers_dir, call):
     assert done.returncode == 0, done.stderr
     assert utils.load_category_names(names)[TIGER_LILY] == "tiger lily"
     assert done.stdout.splitlines()[1].split()[2:5] == ["tiger", "lily", TIGER_LILY]
+
+
+def test_the_check_finds_an_incorrect_label_and_a_copy(five_flowers, vgg16_weights, tmp_path):
+    root, table = shutil.copytree(five_flowers, tmp_path / "photographs"), tmp_path / "labels.csv"
+    lily = sorted((root / "train" / TIGER_LILY).iterdir())[0]
+    lily.rename(wrong := root / "train" / "1" / lily.name)
+    original = sorted((root / "train" / "10").iterdir())[0]
+    with Image.open(original) as image:
+        smaller = image.resize((image.width * 3 // 4, image.height * 3 // 4))
+        smaller.save(copy := root / "test" / "10" / "copy.jpg", quality=80)
+    flags = ("--weights", vgg16_weights, "--check_labels", table)
+    done = run("train.py", "--data_dir", root, *flags)
+    assert done.returncode == 0, done.stderr
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    suspect = next(row for row in rows if row["finding"] == "suspect label")
+    assert (root / suspect["path"], suspect["suggested"]) == (wrong, TIGER_LILY)
+    pairs = [row for row in rows if row["finding"] == "near-duplicate"]
+    found = {(root / pair["other_path"], root / pair["path"]) for pair in pairs}
+    assert (original, copy) in found and len(found) < 8
+    assert (tmp_path / "labels.suspects.png").exists()
 
 
 def test_bfloat16_gives_the_same_predictions(checkpoint, predictions):

@@ -101,16 +101,6 @@ def test_each_category_has_its_row():
     assert (rows[2]["name"], rows[2]["images"]) == ("lily", 0)
 
 
-def test_the_most_confident_mistakes_come_first():
-    probs = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9]])
-    labels = torch.tensor([0, 0, 0, 1, 0])
-    assert report.confident_mistakes(labels, probs) == [4, 2, 3, 1]
-    equal = probs[[2]].expand(50, 2)
-    mistakes = report.confident_mistakes(torch.zeros(50, dtype=torch.int64), equal)
-    assert mistakes == list(range(report.MAX_MISTAKES))
-    assert report.confident_mistakes(probs.argmax(1), probs) == []
-
-
 def test_the_gallery_shows_each_mistake_with_its_predicted_and_actual_name(images):
     files = ["test/1/test_0.jpg", "test/10/test_0.jpg", "test/1/test_1.jpg"]
     labels, probs = torch.tensor([0, 1, 0]), torch.tensor([[0.9, 0.1], [0.75, 0.25], [0.0, 1.0]])
@@ -120,22 +110,6 @@ def test_the_gallery_shows_each_mistake_with_its_predicted_and_actual_name(image
         assert axes.get_title() == title and axes.get_xlabel() == files[number]
         with Image.open(images / files[number]) as image:
             assert np.array_equal(axes.images[0].get_array(), image)
-
-
-def test_unreadable_images_are_listed_and_the_list_of_an_earlier_run_is_deleted(tmp_path):
-    failures = {
-        "train/a/1.jpg": "/data/train/a/1.jpg: empty",
-        "train/a/2, 3.jpg": '/data/train/a/2, 3.jpg: "damaged"',
-    }
-    path = report.write_unreadable(tmp_path / "model.pth", failures)
-    assert path == tmp_path / "model.unreadable.csv"
-    assert read_csv(path) == [
-        {"path": "train/a/1.jpg", "reason": "empty"},
-        {"path": "train/a/2, 3.jpg", "reason": '"damaged"'},
-    ]
-    assert report.write_unreadable(tmp_path / "model.pth", {}) == path
-    assert not path.exists()
-    assert report.write_unreadable(tmp_path / "model.pth", {}) == path
 
 
 def test_the_results_say_how_many_test_images_resemble_no_category():

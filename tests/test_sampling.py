@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from support.sampling import balanced_order, balanced_size, divide
+from support.sampling import balanced_order, balanced_size, divide, divide_into_folds
 
 
 def test_labels_of_any_size_come_equally_often():
@@ -87,3 +87,29 @@ def test_files_without_digest_and_too_few_files_are_divided_as_well():
     assert divided([0.95, 0.85]) == {"train": [0.85], "valid": [], "test": [0.95]}
     assert sum(map(len, divided([0.3, 0.4]).values())) == 2
     assert divide([], {}, SHARES, SPLITS) == {"train": [], "valid": [], "test": []}
+
+
+# ---------------------------------------------------------------- folds
+
+
+def test_folds_have_equally_many_of_each_label_and_keep_groups_together():
+    labels = torch.arange(170) % 17
+    groups = torch.arange(170)
+    groups[[17, 34, 51]] = 0  # with the first one, all of one label
+    folds = divide_into_folds(labels, groups, 5, seed=0)
+    assert len(folds[[0, 17, 34, 51]].unique()) == 1
+    for label in range(1, 17):
+        assert folds[labels == label].bincount(minlength=5).tolist() == [2] * 5
+    assert folds.bincount(minlength=5).min() > 30
+
+
+def test_folds_follow_from_the_seed():
+    labels, groups = torch.arange(60) % 4, torch.arange(60)
+    same = [divide_into_folds(labels, groups, 5, seed=3) for _ in range(2)]
+    assert torch.equal(*same)
+    assert not torch.equal(same[0], divide_into_folds(labels, groups, 5, seed=4))
+
+
+def test_few_samples_are_in_different_folds():
+    folds = divide_into_folds(torch.tensor([0, 0, 1]), torch.arange(3), 5, seed=0)
+    assert len(folds.unique()) == 3

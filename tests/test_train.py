@@ -18,6 +18,7 @@ from conftest import (
     backbone_of,
     draw,
     make_images,
+    messages_of,
     run,
     same_bits,
     state_of,
@@ -113,7 +114,7 @@ def test_the_backbone_is_unchanged_to_the_bit_and_the_head_is_not(trained):
 
 def test_the_same_command_gives_the_same_bits_from_cached_features(trained, train_again):
     done, path = train_again()
-    assert done.returncode == 0 and done.stderr == f"{NAMES_WARNING}\n"
+    assert done.returncode == 0 and messages_of(done) == [NAMES_WARNING]
     assert same_bits(state_of(path), state_of(trained.checkpoint))
 
 
@@ -149,10 +150,10 @@ def test_vgg13_and_one_view_of_one_image_per_category(call, tmp_path):
 def test_flags_of_the_head_have_an_effect_and_need_no_new_features(train_tiny, flags):
     assert train_tiny()[0].returncode == 0
     done, path = train_tiny()
-    assert done.returncode == 0 and done.stderr == f"{NAMES_WARNING}\n"
+    assert done.returncode == 0 and messages_of(done) == [NAMES_WARNING]
     before = head_of(state_of(path))
     done, path = train_tiny(*flags)
-    assert done.returncode == 0 and done.stderr == f"{NAMES_WARNING}\n"
+    assert done.returncode == 0 and messages_of(done) == [NAMES_WARNING]
     after = head_of(state_of(path))
     assert not same_bits(before, after)
     if "--seed" in flags:
@@ -331,7 +332,7 @@ def test_names_that_may_be_wrong_are_warned_of(train_tiny, tmp_path, case):
     path.write_text(json.dumps(names))
     done, checkpoint = train_tiny("--category_names", path)
     assert done.returncode == 0, done.stderr
-    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    warnings = [line for line in messages_of(done) if line.startswith("warning: ")]
     assert len(warnings) == len(expected)
     for warning, words in zip(warnings, expected, strict=True):
         assert f"{path}: " in warning and words in warning
@@ -398,7 +399,7 @@ def test_spare_outputs_are_warned_of_and_never_predicted(train_tiny, call, image
     assert train_tiny()[0].returncode == 0  # its features are cached
     done, path = train_tiny("--output_cat", 9)
     assert done.returncode == 0
-    names, warning = done.stderr.splitlines()
+    names, warning = messages_of(done)
     assert names == NAMES_WARNING
     assert warning.startswith("warning: ") and "9" in warning and "4 categories" in warning
     assert torch.load(path, weights_only=True)["num_outputs"] == 9

@@ -1,0 +1,246 @@
+"""train.py --check_labels and --exclude: planted label errors and near-duplicates."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_error, backbone_of, same_bits, state_of
+from PIL import Image
+
+import utils
+
+COLORS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
+WRONG = "train/red/green.png"
+TWIN, ORIGINAL = "test/blue/twin.jpg", "train/blue/0.png"
+
+
+def paint(color: str, seed: int) -> Image.Image:
+    """Paint patches of random colors, tinted with one; hardly two images are similar."""
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(-150, 150, (7, 7, 3)) + COLORS[color]
+    image = Image.fromarray(patches.clip(0, 255).astype(np.uint8))
+    return image.resize((260, 240), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    """A data folder with one incorrect label and one near-duplicate in two splits."""
+    root, seed = tmp_path_factory.mktemp("painted") / "data", 0
+    for split, count in (("train", 10), ("valid", 3), ("test", 3)):
+        for color in COLORS:
+            (root / split / color).mkdir(parents=True)
+            for number in range(count):
+                paint(color, seed := seed + 1).save(root / split / color / f"{number}.png")
+    paint("green", seed + 1).save(root / WRONG)
+    with Image.open(root / ORIGINAL) as image:
+        image.save(root / TWIN, quality=85)
+    return root
+
+
+@pytest.fixture
+def check(tiny, call, painted, tmp_path):
+    """Check the labels of `painted` with a tiny network; returns the command and its table."""
+    weights = tmp_path / "weights.pt"
+    torch.save(backbone_of("tiny").state_dict(), weights)
+
+    def with_flags(*flags, root=painted):
+        table = tmp_path / "labels.csv"
+        fixed = ("--data_dir", root, "--arch", tiny, "--weights", weights, "--workers", 0)
+        fixed += ("--hidden_units", 32, "--epochs", 30, "--cache_dir", tmp_path / "cache")
+        done = call("train.py", *fixed, "--check_labels", table, *flags)
+        if not table.exists():
+            return done, []
+        with open(table, newline="", encoding="utf-8") as file:
+            return done, list(csv.DictReader(file))
+
+    return with_flags
+
+
+def of_kind(rows: list[dict], kind: str) -> list[dict]:
+    return [row for row in rows if row["finding"] == kind]
+
+
+# ---------------------------------------------------------------- findings
+
+
+def test_an_incorrect_label_and_a_near_duplicate_are_found(check, painted, tmp_path):
+    before = sorted(painted.rglob("*"))
+    done, rows = check()
+    assert done.returncode == 0, done.stderr
+    first, *_ = of_kind(rows, "suspect label")
+    assert (first["path"], first["category"], first["suggested"]) == (WRONG, "red", "green")
+    assert float(first["probability"]) < 0.1 < float(first["suggested_probability"])
+    pair, *others = of_kind(rows, "near-duplicate")
+    assert all(float(other["distance"]) > 0.7 for other in others)  # to this small network
+    assert (pair["path"], pair["other_path"]) == (TWIN, ORIGINAL)
+    assert pair["detail"].startswith(f"in another split: {ORIGINAL}")
+    assert 0 < float(pair["distance"]) < 0.2
+    accuracy, error = (float(of_kind(rows, k)[0]["detail"]) for k in ("accuracy", "standard error"))
+    assert 0.5 < accuracy < 1 and error == pytest.approx(
+        (accuracy * (1 - accuracy) / 40) ** 0.5, abs=1e-4
+    )
+    assert of_kind(rows, "images") and of_kind(rows, "seconds")  # of --check
+    assert f"accuracy {accuracy:.4f}, standard error {error:.4f}: 40 images" in done.stdout
+    assert f"suspect label: {len(of_kind(rows, 'suspect label'))}: {WRONG} (red " in done.stdout
+    assert f"near-duplicate: {1 + len(others)}: {TWIN} (in another split: {ORIGINAL}" in done.stdout
+    assert "cross-validation: 5/5" in done.stderr
+    for name in ("suspects", "near-duplicates"):
+        path = tmp_path / f"labels.{name}.png"
+        assert f"saved {path}" in done.stdout
+        with Image.open(path) as image:
+            assert image.format == "PNG" and min(image.size) > 200
+    assert sorted(painted.rglob("*")) == before
+
+
+def test_the_check_is_the_same_each_time_and_uses_stored_features(check):
+    _, first = check()
+    done, second = check()
+    assert "features: " not in done.stderr
+    seconds = [of_kind(rows, "seconds")[0] for rows in (first, second)]
+    assert [r for r in first if r not in seconds] == [r for r in second if r not in seconds]
+
+
+def test_more_views_and_another_seed_find_the_same_label(check):
+    done, rows = check("--views", 2, "--seed", 5, "--no_cache")
+    assert done.returncode == 0, done.stderr
+    assert of_kind(rows, "suspect label")[0]["path"] == WRONG
+
+
+def test_without_a_file_the_check_prints_only(check, painted, call, tiny, tmp_path):
+    flags = ("--data_dir", painted, "--arch", tiny, "--weights", "none", "--workers", 0)
+    done = call("train.py", *flags, "--epochs", 1, "--no_cache", "--check_labels")
+    assert done.returncode == 0, done.stderr
+    assert "accuracy 0." in done.stdout and "saved" not in done.stdout
+    assert list(tmp_path.glob("*.png")) == []
+
+
+# ---------------------------------------------------------------- few images, and errors
+
+
+def test_labels_of_single_images_cannot_be_checked(check, painted, tmp_path):
+    root = tmp_path / "few"
+    for color, count in (("red", 2), ("green", 1), ("blue", 3)):
+        (root / "train" / color).mkdir(parents=True)
+        for number in range(count):
+            shutil.copy(painted / "train" / color / f"{number}.png", root / "train" / color)
+    for split in ("valid", "test"):
+        (root / split / "red").mkdir(parents=True)
+        shutil.copy(painted / split / "red" / "0.png", root / split / "red")
+    done, rows = check(root=root)
+    assert done.returncode == 0, done.stderr
+    assert "labels cannot be checked: their categories have no different images" in done.stdout
+    assert not [r for r in of_kind(rows, "suspect label") if r["category"] == "green"]
+
+
+def test_one_category_is_refused_in_one_line(check, painted, tmp_path):
+    for split in utils.SPLITS:
+        shutil.copytree(painted / split / "red", tmp_path / "one" / split / "red")
+    done, _ = check(root=tmp_path / "one")
+    assert_error(done, "training would refuse it: only one category, 'red'")
+
+
+def test_only_near_duplicates_are_refused_in_one_line(check, painted, tmp_path):
+    root = tmp_path / "same"
+    for number, split in enumerate(utils.SPLITS):
+        for color in ("red", "green"):
+            (root / split / color).mkdir(parents=True)
+            with Image.open(painted / "train" / color / "1.png") as image:
+                image.save(root / split / color / "x.jpg", quality=99 - number)
+    done, _ = check(root=root)
+    assert_error(done, "no label can be checked")
+
+
+def test_an_image_that_cannot_be_decoded_is_left_out(check, painted, tmp_path):
+    root = shutil.copytree(painted, tmp_path / "broken")
+    (root / "train" / "red" / "0.png").write_bytes((root / WRONG).read_bytes()[:3000])
+    done, rows = check(root=root)
+    assert done.returncode == 0, done.stderr
+    assert "train/red/0.png" in done.stderr and "left out" in done.stderr
+    assert of_kind(rows, "suspect label")[0]["path"] == WRONG
+
+
+def test_two_checks_at_once_are_refused(check, painted, tmp_path):
+    done, _ = check("--check", tmp_path / "other.csv")
+    assert_error(done, "--check_labels does all that --check does")
+
+
+def test_the_table_replaces_no_other_file(check, painted, tmp_path):
+    (tmp_path / "labels.csv").write_text("path,mine\n")
+    done, _ = check()
+    assert_error(done, "--check_labels", "exists and is no table of findings")
+
+
+# ---------------------------------------------------------------- --exclude
+
+
+@pytest.fixture
+def train(tiny, call, painted, tmp_path):
+    """Train a tiny network on `painted`; returns the command and its checkpoint."""
+    path, weights = tmp_path / "c.pth", tmp_path / "weights.pt"
+    torch.save(backbone_of("tiny").state_dict(), weights)
+
+    def with_flags(*flags, root=painted):
+        fixed = ("--data_dir", root, "--output_cat", 3, "--arch", tiny, "--weights", weights)
+        fixed += ("--workers", 0, "--epochs", 2, "--hidden_units", 8, "--save_dir", path)
+        fixed += ("--cache_dir", tmp_path / "cache", "--no_report")
+        return call("train.py", *fixed, *flags), path
+
+    return with_flags
+
+
+def test_a_training_warns_of_near_duplicates_in_two_splits(train):
+    done, _ = train()
+    [warning] = [line for line in done.stderr.splitlines() if "near-duplicates" in line]
+    words = "are near-duplicates of images of train: the reported accuracy will be too high: "
+    assert f"{words}{TWIN} ({ORIGINAL})" in warning
+
+
+def test_the_images_of_a_list_are_left_out_as_if_they_were_not_there(train, painted, tmp_path):
+    root = shutil.copytree(painted, tmp_path / "clean")
+    for path in (WRONG, TWIN):
+        (root / path).unlink()
+    done, path = train(root=root)
+    assert done.returncode == 0 and TWIN not in done.stderr
+    expected = state_of(path)
+    table = tmp_path / "out.csv"
+    table.write_text(f"finding;path\nsuspect label;{WRONG}\nnear-duplicate;{TWIN}\nseconds;\n")
+    done, path = train("--exclude", table)
+    assert done.returncode == 0, done.stderr
+    assert f"--exclude {table}: 2 images are left out" in done.stdout
+    assert "train       30 images" in done.stdout
+    assert same_bits(state_of(path), expected)
+
+
+def test_paths_that_are_no_images_are_reported(train, tmp_path):
+    table = tmp_path / "out.csv"
+    table.write_text(f"path\n{WRONG}\ntrain/red/gone.png\n")
+    done, _ = train("--exclude", table)
+    assert done.returncode == 0
+    assert f"--exclude {table}: 1 paths are no images: train/red/gone.png" in done.stderr
+    assert "1 images are left out" in done.stdout
+    table.write_text("path\ntrain/red/gone.png\n")
+    assert_error(train("--exclude", table)[0], f"--exclude {table}: has no image of", "gone.png")
+
+
+def test_a_category_without_an_image_left_is_refused(train, tmp_path):
+    table = tmp_path / "out.txt"
+    table.write_text("".join(f"train/green/{number}.png\n" for number in range(10)))
+    assert_error(train("--exclude", table)[0], "no image for train in category 'green'")
+
+
+def test_the_table_of_a_check_leaves_its_images_out_of_the_next_one(check, tmp_path):
+    _, rows = check()
+    listed = [row["path"] for row in rows if row["finding"] in ("suspect label", "near-duplicate")]
+    (tmp_path / "out.txt").write_text("\n".join(listed))
+    done, rows = check("--exclude", tmp_path / "out.txt")
+    assert done.returncode == 0, done.stderr
+    assert not of_kind(rows, "near-duplicate")
+    assert WRONG not in {row["path"] for row in rows}
+
+
+def test_the_list_is_not_replaced_by_the_table(check, tmp_path):
+    check()
+    done, _ = check("--exclude", tmp_path / "labels.csv")
+    assert_error(done, "this command reads that file")
