@@ -72,15 +72,15 @@ def warn_of_copies(data: DataFolder) -> None:
 def warn_of_near_duplicates(data: DataFolder, averages: Batches) -> None:
     """Warn of images of valid and test that are near-duplicates of images of train.
 
-    Copies with the same content do not count: `warn_of_copies` has reported them. Nothing is done
-    if there are more than MAX_COMPARED images.
+    Copies with the same content do not count: `warn_of_copies` has reported them. More than
+    MAX_COMPARED images are not compared.
 
     Args:
         averages: returns the features of all images, in batches; see `near_duplicates.embed`.
     """
     files, count = list(list_files(data)), len(data.paths["train"])
     if len(files) > MAX_COMPARED:
-        return
+        return print("near-duplicates: not searched among so many images; --check_labels does")
     vectors = embed(averages)
     leaks: dict[str, str] = {}
     for first, second, _ in zip(*find_pairs(vectors[count:], vectors[:count]), strict=True):

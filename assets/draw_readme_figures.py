@@ -1,9 +1,10 @@
 """Draw the figures of README.md, by real runs of the two commands.
 
     python assets/draw_readme_figures.py --data_dir $FLOWERS_DIR --weights $VGG16_WEIGHTS
+    python assets/draw_readme_figures.py --oxford102 flowers --weights $VGG16_WEIGHTS
 
 The bars and the heat map are of a drawing of the sample; the confusion matrix is of the photographs
-in `--data_dir`, which contains its `cat_to_name.json`.
+in `--data_dir`, which contains its `cat_to_name.json`; the suspect labels are those of Oxford-102.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from PIL import Image
 
 ASSETS = Path(__file__).resolve().parent
 DRAWING = ASSETS / "sample_flowers" / "test" / "54" / "drawing_033.jpg"
@@ -24,11 +27,24 @@ def run(script: str, *arguments: str | Path) -> None:
     subprocess.run(command, cwd=ASSETS.parent, check=True)
 
 
+def draw_suspect_labels(data_dir: str, weights: str) -> None:
+    """Draw the suspect labels of a data folder, as JPEG, which photographs make large as PNG."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder, "labels.csv")
+        flags = ("--weights", weights, "--check_labels", table)
+        run("train.py", "--data_dir", Path(data_dir).resolve(), *flags)
+        with Image.open(table.with_suffix(".suspects.png")) as figure:
+            figure.convert("RGB").save(ASSETS / "suspect_labels.jpg", quality=85)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, default=os.environ.get("FLOWERS_DIR"))
     parser.add_argument("--weights", default=os.environ.get("VGG16_WEIGHTS", "imagenet"))
+    parser.add_argument("--oxford102", help="data folder: draw its suspect labels, nothing else")
     args = parser.parse_args()
+    if args.oxford102:
+        return draw_suspect_labels(args.oxford102, args.weights)
     data_dir = Path(args.data_dir).resolve()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder, "checkpoint.pth")

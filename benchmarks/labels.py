@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -248,6 +249,19 @@ def measure_copies(
     return results
 
 
+def measure_time(count: int) -> list[str]:
+    """Look for near-duplicates among random features; returns seconds and GB of memory."""
+    values = torch.rand(count, 1024, generator=torch.Generator().manual_seed(0)).half()
+    before, start = most_memory(), time.perf_counter()
+    find_pairs(embed(lambda: (batch.float() for batch in values.split(256))))
+    return [f"{time.perf_counter() - start:.1f}", f"{most_memory() - before:.1f}"]
+
+
+def most_memory() -> float:
+    """Return the most memory that this process has used, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
 def _pairs_below(values: torch.Tensor, limit: float) -> dict[tuple[int, int], float]:
     """Return the distance of each pair of images (N, D) below a limit."""
     pairs = find_pairs(embed(lambda: values.split(256)), limit=limit)
@@ -308,6 +322,8 @@ def main() -> None:
     ]
     header = ["copies", "found", "median distance", "new pairs of originals"]
     show(f"{args.copies} planted copies of each kind", header, rows_of_copies, {"results": copies})
+    times = [[count, *measure_time(count)] for count in (8_000, 100_000)]
+    show("near-duplicates among random features", ["images", "seconds", "GB"], times, {})
 
 
 if __name__ == "__main__":
