@@ -126,7 +126,8 @@ class Features:
 
     def averages(self, rows: torch.Tensor) -> torch.Tensor:
         """Read the averages over the whole image: (B,) int64 -> (B, num_features / 2) float32."""
-        whole = self[rows, torch.zeros_like(rows)]  # two stages, each averages and maxima
+        # Two stages of equally many channels, of each the averages and then the maxima.
+        whole = self[rows, torch.zeros_like(rows)]
         return whole.unflatten(1, (2, 2, -1))[:, :, 0].flatten(1)
 
     def maps(self, rows: torch.Tensor) -> torch.Tensor:

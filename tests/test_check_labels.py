@@ -197,6 +197,14 @@ def test_a_training_warns_of_near_duplicates_in_two_splits(train):
     assert f"{words}{TWIN} ({ORIGINAL})" in warning
 
 
+def test_copies_with_the_same_content_are_warned_of_once(train, painted, tmp_path):
+    root = shutil.copytree(painted, tmp_path / "copied")
+    shutil.copy(root / "train" / "red" / "3.png", root / "test" / "red" / "same.png")
+    done, _ = train(root=root)
+    lines = [line for line in done.stderr.splitlines() if "same.png" in line]
+    assert len(lines) == 1 and "1 images are in two splits" in lines[0]
+
+
 def test_the_images_of_a_list_are_left_out_as_if_they_were_not_there(train, painted, tmp_path):
     root = shutil.copytree(painted, tmp_path / "clean")
     for path in (WRONG, TWIN):

@@ -45,6 +45,12 @@ def store_features(folder: Path, values: np.ndarray) -> Features:
     return Features(store, *store.find(keys))
 
 
+def test_averages_are_those_of_the_whole_image(tmp_path):
+    features = store_features(tmp_path, np.arange(2 * 6 * 8, dtype=np.float16).reshape(2, 6, 8))
+    averages = features.averages(torch.tensor([1, 0]))
+    assert averages.tolist() == [[48, 49, 52, 53], [0, 1, 4, 5]]
+
+
 # ---------------------------------------------------------------- fitting, on made-up features
 
 
@@ -128,17 +134,21 @@ def test_in_cross_validation_no_prediction_depends_on_the_images_own_label(made_
     assert ratio.isfinite().all()
 
 
-def test_in_cross_validation_all_views_of_an_image_are_in_its_fold(made_up):
-    """If a view were in another fold, its label would be learned, though it is random."""
-    labels = torch.randint(3, (40,), generator=torch.Generator().manual_seed(0))
-    labels[1:30:2] = labels[0:30:2]
-    values = torch.randn(40, len(REGIONS), 6, generator=torch.Generator().manual_seed(1))
-    values[1:30:2] = values[0:30:2]  # the second view of each image of train is equal
-    noise = made_up._replace(features=values)
-    result = cross_validate(noise, torch.arange(25) % 5, labels, views=2)
-    assert result.probs.shape == (25, 3)
-    plain = torch.cat([labels[0:30:2], labels[30:]])
-    assert (result.probs.argmax(1) == plain).float().mean() < 0.7
+def test_in_cross_validation_all_views_of_an_image_are_in_its_fold(made_up, monkeypatch):
+    fitted, fit_head = [], fitting.fit
+
+    def fit_and_record(head, samples, **settings):
+        fitted.append(samples.rows)
+        return fit_head(head, samples, **settings)
+
+    monkeypatch.setattr(fitting, "fit", fit_and_record)
+    folds = torch.arange(25) % 5  # of 15 images of train with two views each, and 10 others
+    assert cross_validate(made_up, folds, views=2).probs.shape == (25, 3)
+    images = torch.cat([torch.arange(15).repeat_interleave(2), torch.arange(15, 25)])  # of rows
+    for fold, rows in enumerate(fitted):
+        assert set(images[rows["train"]].tolist()) == set((folds != fold).nonzero()[:, 0].tolist())
+        assert images[rows["valid"]].tolist() == (folds == fold).nonzero()[:, 0].tolist()
+        assert len(rows["train"]) == 32
 
 
 def test_a_category_of_one_fold_is_not_valid(made_up):

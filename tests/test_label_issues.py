@@ -46,6 +46,18 @@ def test_suspects_are_those_with_a_low_quality_the_lowest_first():
     assert find_suspects(PROBS[:2], LABELS[:2]).rows.tolist() == []
 
 
+def test_a_label_that_is_predicted_is_never_suspect():
+    probs = torch.full((3, 20), 0.0)
+    probs[:2, 0] = 1.0
+    probs[2] = 0.9 / 19
+    probs[2, 0] = 0.1 - 1e-3  # less than a tenth, but no other category has more
+    probs[:, 0] += 1e-4
+    labels = torch.zeros(3, dtype=torch.int64)
+    probs[2] *= 0.6
+    assert label_quality(probs, labels)[2] < 0.1
+    assert find_suspects(probs, labels).rows.tolist() == []
+
+
 def test_a_category_that_is_predicted_for_no_image_of_it_is_suspect_as_a_whole():
     probs, labels = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([1, 1])
     assert find_suspects(probs, labels).rows.tolist() == [0, 1]
@@ -100,12 +112,18 @@ def test_galleries_show_the_first_suspects_and_pairs_that_matter():
     probs[25:] = torch.tensor([1.0, 0.0, 0.0])
     suspects = suspect_findings(files, probs, labels, list("abc"), list(NAMES.values()))
     files[15] = File("test", "a", "15.jpg")
-    pairs = Pairs(torch.arange(16), torch.full((16,), 15), torch.arange(16) / 20)
+    pairs = Pairs(
+        torch.cat([torch.tensor([20]), torch.arange(15)]),
+        torch.cat([torch.tensor([21]), torch.full((15,), 15)]),  # the first is within train
+        torch.arange(16) / 20,
+    )
     findings = [*suspects, *pair_findings(files, pairs, {f.path: f.path for f in files})]
     drawn = galleries(findings, NAMES)
     assert len(suspects) == 25 and len(drawn["suspects"].paths) == MAX_SUSPECTS
     assert drawn["suspects"].titles[1] == "2. rose 1%\nlily 80%"
     shown = drawn["near-duplicates"]
     assert len(shown.paths) == len(shown.titles) == 2 * MAX_PAIRS
-    assert shown.paths[2:4] == ["1.jpg", "15.jpg"] and shown.titles[2] == "2. distance 0.05"
+    assert shown.paths[2:4] == ["1.jpg", "15.jpg"] and shown.titles[2] == "2. distance 0.10"
+    [within] = [f for f in findings if f.path == "21.jpg" and f.other_path]
+    assert galleries([within], NAMES) == {}
     assert galleries([f for f in findings if f.detail.startswith("0.jpg")], NAMES) == {}

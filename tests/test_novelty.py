@@ -105,7 +105,7 @@ def test_a_category_without_images_changes_nothing():
     without = labels[labels != 1], vectors(labels)[labels != 1]
     detector = fit_detector([(without[1], without[0])], UNITS, CLASSES)
     fewer = fit_detector([(without[1], without[0].clamp(max=1))], UNITS, CLASSES - 1)
-    args = (vectors(labels, 1), logits_of(labels))
+    args = (torch.cat([vectors(labels, 1)[1:], torch.zeros(1, UNITS)]), logits_of(labels))
     torch.testing.assert_close(detector.measure(*args)[:, 1], fewer.measure(*args)[:, 1])
     torch.testing.assert_close(
         detector.measure(*args)[:, 0], fewer.measure(*args)[:, 0], rtol=0.02, atol=0.02
