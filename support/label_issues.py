@@ -152,7 +152,9 @@ def galleries(findings: Sequence[Finding], names: Mapping[str, str]) -> dict[str
         "suspects" and "near-duplicates", as far as there are such findings.
     """
     suspects = [f for f in findings if f.finding == "suspect label"][:MAX_SUSPECTS]
-    pairs = [f for f in findings if f.finding == "near-duplicate" and f.detail.startswith("in ")]
+    pairs = [
+        f for f in findings if f.finding == "near-duplicate" and f.detail.startswith("in another ")
+    ]
     pairs = pairs[:MAX_PAIRS]
     both = {
         "suspects": Gallery(

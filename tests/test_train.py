@@ -399,7 +399,7 @@ def test_spare_outputs_are_warned_of_and_never_predicted(train_tiny, call, image
     assert train_tiny()[0].returncode == 0  # its features are cached
     done, path = train_tiny("--output_cat", 9)
     assert done.returncode == 0
-    names, warning = messages_of(done)
+    warning, names = messages_of(done)
     assert names == NAMES_WARNING
     assert warning.startswith("warning: ") and "9" in warning and "4 categories" in warning
     assert torch.load(path, weights_only=True)["num_outputs"] == 9
