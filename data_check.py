@@ -190,8 +190,10 @@ def check_data_folder(
     table: str = "",
     *,
     strict: bool = False,
-) -> list[Finding]:
+) -> tuple[list[Finding], Images]:
     """Print what is in a data folder, what may be wrong with it, and how long training will take.
+
+    Returns the findings, and the images in all splits, which are divided if a split was missing.
 
     Args:
         images: from `utils.list_images`.
@@ -232,7 +234,7 @@ def check_data_folder(
         problems.append(f"{len(unreadable)} images cannot be read (--strict)")
     if problems:
         raise UserError(f"{data_dir}: training would refuse it: {'; '.join(problems[:5])}")
-    return findings
+    return findings, images
 
 
 def check_labels(
@@ -277,11 +279,9 @@ def check_labels(
     findings = accuracy_findings((result.probs.argmax(1) == labels)[is_counted])
     print(
         f"accuracy {findings[0].detail}, standard error {findings[1].detail}: "
-        f"{int(is_counted.sum())} images of train and valid, each predicted by a network that was "
-        "not trained on it"
+        f"{int(is_counted.sum())} images of train and valid, by networks that did not see them"
     )
-    if not is_valid.all():
-        count = int((~is_valid).sum())
+    if count := int((~is_valid).sum()):
         print(f"{count} labels cannot be checked: their categories have no different images")
     rows = is_valid.nonzero()[:, 0]
     of_rows = ([files[row] for row in rows.tolist()], result.probs[rows], labels[rows])

@@ -258,7 +258,7 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
         check_output(flag, table, "table of findings", [args.category_names, args.exclude])
         check_no_input_below(flag, Path(table).parent, args.data_dir, utils.paths_of(images))
     measure = partial(seconds_per_view, args.arch, args.data_dir, settings=settings)
-    findings = data_check.check_data_folder(
+    findings, images = data_check.check_data_folder(
         args.data_dir, images, args.views, measure, table, strict=args.strict
     )
     names = data_check.check_names(args.category_names, list(images["train"]))

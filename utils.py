@@ -198,7 +198,7 @@ def read_images(
     Args:
         memo: a folder for the digests of files that do not change; see `support.digests`.
     """
-    images = dict(images)
+    images = {split: dict(categories) for split, categories in images.items()}
     paths = list(paths_of(images))
     digests, failures = {}, {}
     files = digest_files(str(data_dir), paths, memo)

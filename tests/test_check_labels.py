@@ -134,6 +134,20 @@ def test_labels_of_single_images_cannot_be_checked(check, painted, tmp_path):
     assert not [r for r in of_kind(rows, "suspect label") if r["category"] == "green"]
 
 
+def test_images_without_splits_are_divided_once(check, painted, tmp_path):
+    for color in COLORS:
+        shutil.copytree(painted / "train" / color, tmp_path / "whole" / color)
+    done, rows = check(root=tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    [warning] = [line for line in done.stderr.splitlines() if "split by content" in line]
+    counts = [int(row["detail"]) for row in of_kind(rows, "images")]
+    assert sum(counts) == 31
+    in_test = sum(int(r["detail"]) for r in of_kind(rows, "images") if r["split"] == "test")
+    assert in_test > 0 and f" {in_test} test" in warning
+    assert f": {31 - in_test} images of train and valid" in done.stdout
+    assert "features: 31/31" in done.stderr
+
+
 def test_one_category_is_refused_in_one_line(check, painted, tmp_path):
     for split in utils.SPLITS:
         shutil.copytree(painted / split / "red", tmp_path / "one" / split / "red")

@@ -234,8 +234,10 @@ def test_a_missing_split_is_taken_from_train(drawn, missing, tmp_path, capsys):
     root.mkdir()
     for split in {"train", "valid", "test"} - set(missing):
         (root / split).symlink_to(drawn)
-    data = utils.read_data_folder(root)
+    images = utils.list_images(root)
+    data = utils.read_data_folder(root, images=images)
     assert f"no {' or '.join(missing)} folder: split by content: " in capsys.readouterr().err
+    assert images == utils.list_images(root)  # it still has those that have been divided
     assert all(path.startswith("train/") for split in missing for path in data.paths[split])
     assert all(data.paths[split] for split in utils.SPLITS)
     without_splits = utils.read_data_folder(drawn)
