@@ -125,9 +125,14 @@ def outlier_findings(files: Sequence[File], novelty: torch.Tensor, limit: float)
 
 
 def accuracy_findings(correct: torch.Tensor) -> list[Finding]:
-    """Return the accuracy, and its standard error, of predictions that are correct (N,) or not."""
-    accuracy = correct.double().mean().item()
-    error = math.sqrt(accuracy * (1 - accuracy) / len(correct))
+    """Return the accuracy, and its standard error, of predictions that are correct (N,) or not.
+
+    The error is that of the accuracy with one more correct and one more incorrect prediction:
+    otherwise it would be 0 if all predictions are correct, however few there are.
+    """
+    count, total = int(correct.sum()), len(correct)
+    accuracy, smoothed = count / total, (count + 1) / (total + 2)
+    error = math.sqrt(smoothed * (1 - smoothed) / total)
     return [
         Finding("accuracy", detail=f"{accuracy:.4f}"),
         Finding("standard error", detail=f"{error:.4f}"),

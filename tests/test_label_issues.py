@@ -102,7 +102,9 @@ def test_outliers_have_less_novelty_than_the_limit():
 
 def test_the_accuracy_has_its_standard_error():
     accuracy, error = accuracy_findings(torch.tensor([True] * 8 + [False] * 2))
-    assert (accuracy.detail, error.detail) == ("0.8000", "0.1265")  # sqrt(0.8 * 0.2 / 10)
+    assert (accuracy.detail, error.detail) == ("0.8000", "0.1369")  # sqrt(9/12 * 3/12 / 10)
+    accuracy, error = accuracy_findings(torch.tensor([True] * 8))
+    assert (accuracy.detail, error.detail) == ("1.0000", "0.1061")  # sqrt(9/10 * 1/10 / 8)
 
 
 def test_galleries_show_the_first_suspects_and_pairs_that_matter():
