@@ -20,18 +20,18 @@ from support.label_issues import (
 from support.names import display_names, match_names
 from support.near_duplicates import Batches, connect, embed, find_pairs
 from support.results import UNUSUAL
-from support.sampling import divide_into_folds
+from support.sampling import divide_into_folds, in_several_folds
 from utils import (
     CATEGORY_NAMES,
     CROP,
     SPLITS,
     DataFolder,
     Images,
+    Scan,
     find_problems,
     load_category_names,
     load_image,
     paths_of,
-    read_data_folder,
     read_images,
 )
 
@@ -134,16 +134,13 @@ def exclude_images(
     return replace(data, paths=paths, labels=labels)
 
 
-def load_data(
-    data_dir: str, images: Images, memo: str | None, *, strict: bool = False
-) -> tuple[DataFolder, dict[str, str]]:
-    """Read a data folder without files that cannot be images, and why those are left out.
+def exclude_unreadable(data: DataFolder, *, strict: bool = False) -> DataFolder:
+    """Return a data folder without files that cannot be images; also warn of copies.
 
-    See `utils.read_data_folder` for the arguments, and `exclude_images`.
+    See `exclude_images` for `strict` and errors.
     """
-    data = read_data_folder(data_dir, memo, images)
     warn_of_copies(data)
-    return exclude_images(data, data.failures, strict=strict), data.failures
+    return exclude_images(data, data.failures, strict=strict)
 
 
 def exclude_listed(data_dir: str, images: Images, path: str) -> Images:
@@ -190,10 +187,10 @@ def check_data_folder(
     table: str = "",
     *,
     strict: bool = False,
-) -> tuple[list[Finding], Images]:
+) -> tuple[list[Finding], Scan]:
     """Print what is in a data folder, what may be wrong with it, and how long training will take.
 
-    Returns the findings, and the images in all splits, which are divided if a split was missing.
+    Returns the findings, and the images that were read, in all splits.
 
     Args:
         images: from `utils.list_images`.
@@ -205,8 +202,8 @@ def check_data_folder(
     Raises:
         UserError: training would refuse the folder, or the table cannot be written.
     """
-    images, digests, failures = read_images(data_dir, images)
-    findings = inspect_images(data_dir, images, digests, failures, load_image, CROP)
+    scan = read_images(data_dir, images)
+    images, findings = scan.images, inspect_images(data_dir, *scan, load_image, CROP)
     for split, categories in images.items():
         sizes = sorted((len(paths), category) for category, paths in categories.items())
         line = (
@@ -234,7 +231,7 @@ def check_data_folder(
         problems.append(f"{len(unreadable)} images cannot be read (--strict)")
     if problems:
         raise UserError(f"{data_dir}: training would refuse it: {'; '.join(problems[:5])}")
-    return findings, images
+    return findings, scan
 
 
 def check_labels(
@@ -264,7 +261,7 @@ def check_labels(
     labels, pairs = samples.labels[samples.plain_rows()], find_pairs(embed(samples.averages))
     groups = connect(pairs, len(files))  # with a near-duplicate in another fold, it is no test
     folds = divide_into_folds(labels, groups, FOLDS, seed)
-    if all(len(folds[labels == label].unique()) < 2 for label in range(len(categories))):
+    if not in_several_folds(labels, folds).any():
         raise UserError(f"{data.root}: no label can be checked: no category has different images")
     result = fitting.cross_validate(
         new_head,

@@ -22,6 +22,7 @@ from support.arguments import progress
 from support.metrics import fit_temperature, metrics
 from support.novelty import NoveltyDetector, fit_detector
 from support.optimization import OnEpoch, optimize, used_epoch
+from support.sampling import in_several_folds
 from support.statistics import mean_and_std
 from utils import SPLITS, DataFolder
 
@@ -229,10 +230,7 @@ def evaluate(head: Head, samples: Samples) -> Evaluation:
     detector = _fit_detector(head, samples)
     valid, known = _outputs(head, detector, features, rows["valid"])
     test, values = _outputs(head, detector, features, rows["test"])
-    novelty = torch.full((len(test),), torch.nan)
-    if detector is not None:
-        detector.calibrate(known)
-        novelty = detector.novelty_of(values)
+    novelty = _calibrated_novelty(detector, known, values)
     temperature, test_labels = fit_temperature(valid, labels[rows["valid"]]), labels[rows["test"]]
     measured = metrics(test / temperature, test_labels)
     measured["ece_without_temperature"] = metrics(test, test_labels)["ece"]
@@ -276,7 +274,7 @@ def cross_validate(
     count = len(rows["train"]) // views
     row_folds = torch.cat([folds[:count].repeat_interleave(views), folds[count:]])
     logits, values = torch.empty(len(plain), int(labels.max()) + 1), torch.empty(len(plain), 2)
-    detector, is_valid = None, torch.zeros(len(plain), dtype=torch.bool)
+    detector, is_valid = None, in_several_folds(labels[plain], folds)
     numbers = folds.unique().tolist()
     for fold in progress(numbers, len(numbers), "cross-validation", size=lambda _: 1):
         held_out = folds == fold
@@ -287,11 +285,7 @@ def cross_validate(
         logits[held_out], measured = _outputs(head, fitted_detector, features, plain[held_out])
         values[held_out] = measured if fitted_detector else torch.nan
         detector = fitted_detector or detector
-        is_valid[held_out] = torch.isin(labels[plain[held_out]], labels[fitted["train"]])
-    novelty = torch.full((len(plain),), torch.nan)
-    if detector is not None:
-        detector.calibrate(values[~values.isnan().any(1)])
-        novelty = detector.novelty_of(values)
+    novelty = _calibrated_novelty(detector, values[~values.isnan().any(1)], values)
     temperature = fit_temperature(logits[is_valid], labels[plain][is_valid])
     return CrossValidation((logits / temperature).softmax(1), novelty, is_valid)
 
@@ -302,6 +296,16 @@ def _fit_detector(head: Head, samples: Samples) -> NoveltyDetector | None:
     hidden = (values for values, _ in _batches(head, samples.features, rows))
     labels = samples.labels[rows].split(EVALUATION_BATCH_SIZE)
     return fit_detector(zip(hidden, labels, strict=True), head.hidden_units, head.num_classes)
+
+
+def _calibrated_novelty(
+    detector: NoveltyDetector | None, known: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """Calibrate a detector on known images, and return the novelty (N,) of what it measured."""
+    if detector is None:
+        return torch.full((len(values),), torch.nan)
+    detector.calibrate(known)
+    return detector.novelty_of(values)
 
 
 def compute_logits(

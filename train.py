@@ -122,7 +122,8 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     check_no_input_below("--save_dir", path.parent, args.data_dir, utils.paths_of(images))
     names = data_check.check_names(args.category_names, list(images["train"]))
     memo = None if args.no_cache else args.cache_dir
-    data, failures = data_check.load_data(args.data_dir, images, memo, strict=args.strict)
+    data = utils.read_data_folder(args.data_dir, memo, images)
+    data = data_check.exclude_unreadable(data, strict=args.strict)
     backbone = model.Backbone(args.arch)
     head = new_head(args, backbone.num_features, len(data.class_to_idx), settings.device)
     print(report.format_plan(args, data, path, settings), flush=True)
@@ -131,7 +132,7 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     cache = unfinished.folder if args.no_cache else args.cache_dir
     samples = extract_samples(args, settings, data, backbone, str(cache))
     data = data_check.exclude_images(data, samples.features.failures)
-    failures |= samples.features.failures
+    failures = data.failures | samples.features.failures
     table = path.with_suffix(".unreadable.csv")
     write_unreadable(table, failures)
     if args.weights != "none":  # whose features mean nothing
@@ -258,25 +259,25 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
         check_output(flag, table, "table of findings", [args.category_names, args.exclude])
         check_no_input_below(flag, Path(table).parent, args.data_dir, utils.paths_of(images))
     measure = partial(seconds_per_view, args.arch, args.data_dir, settings=settings)
-    findings, images = data_check.check_data_folder(
+    findings, scan = data_check.check_data_folder(
         args.data_dir, images, args.views, measure, table, strict=args.strict
     )
     names = data_check.check_names(args.category_names, list(images["train"]))
     if args.output_cat is not None:
         check_output_cat(args.output_cat, len(images["train"]), args.data_dir)
     if args.check_labels:
-        findings += check_labels(args, settings, images, names)
+        findings += check_labels(args, settings, scan, names)
         if table:
             write_findings(table, findings)
             report.write_galleries(table, args.data_dir, galleries(findings, names))
 
 
 def check_labels(
-    args: argparse.Namespace, settings: Settings, images: utils.Images, names: dict[str, str]
+    args: argparse.Namespace, settings: Settings, scan: utils.Scan, names: dict[str, str]
 ) -> list[Finding]:
     """Look for suspect labels, near-duplicates and outliers; see `data_check.check_labels`."""
-    memo = None if args.no_cache else args.cache_dir
-    data, _ = data_check.load_data(args.data_dir, images, memo, strict=args.strict)
+    data = utils.number_categories(args.data_dir, scan)
+    data = data_check.exclude_unreadable(data, strict=args.strict)
     num_classes = len(data.class_to_idx)
     args.output_cat = args.output_cat or num_classes
     backbone = model.Backbone(args.arch)

@@ -236,7 +236,12 @@ def read_data_folder(
     images = images or list_images(data_dir)
     for problem in find_problems(images):
         raise UserError(f"{data_dir}: {problem}")
-    images, digests, failures = read_images(data_dir, images, memo)
+    return number_categories(data_dir, read_images(data_dir, images, memo))
+
+
+def number_categories(data_dir: str | os.PathLike, scan: Scan) -> DataFolder:
+    """Return the data folder of images that were read; see `read_data_folder`."""
+    images, digests, failures = scan
     for problem in find_problems(images):
         raise UserError(f"{data_dir}: {problem}")
     class_to_idx = {category: index for index, category in enumerate(images["train"])}

@@ -306,16 +306,7 @@ def main() -> None:
         f"{args.data_dir}, {len(paths)} images, mean ± standard deviation over seeds {args.seeds}; "
         f"cross-validation took as long as {np.median(fits):.1f} fits (median)"
     )
-    header = [
-        "changed",
-        "share",
-        "by",
-        "precision at k",
-        "average precision",
-        "precision",
-        "recall",
-    ]
-    show(title, header, table, {"results": results})
+    show(title, ["changed", "share", "by", *COLUMNS], table, {"results": results})
     rows_of_copies: list[list] = [
         [name, f"{r['found']:.1f} %", f"{r['median distance']:.2f}", r["new pairs"]]
         for name, r in copies.items()

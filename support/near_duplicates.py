@@ -68,7 +68,7 @@ def find_pairs(
 ) -> Pairs:
     """Return all pairs of vectors (N, D) of `embed` whose distance is below `limit`.
 
-    The time grows with N * N, but 100,000 vectors take minutes; the memory does not.
+    The time grows with N * N (100,000 vectors take a minute), the memory does not.
 
     Args:
         others: (M, D), which are the first of each pair; by default, those before the second one.

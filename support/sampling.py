@@ -89,6 +89,16 @@ def divide(
     return divided
 
 
+def in_several_folds(labels: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
+    """Return whether another fold has the label of each sample as well, (N,) bool.
+
+    Args:
+        labels, folds: (N,) int64.
+    """
+    pairs = torch.stack([labels, folds], 1).unique(dim=0)
+    return pairs[:, 0].bincount(minlength=int(labels.max()) + 1)[labels] > 1
+
+
 def divide_into_folds(
     labels: torch.Tensor, groups: torch.Tensor, count: int, seed: int
 ) -> torch.Tensor:

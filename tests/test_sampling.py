@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from support.sampling import balanced_order, balanced_size, divide, divide_into_folds
+from support.sampling import (
+    balanced_order,
+    balanced_size,
+    divide,
+    divide_into_folds,
+    in_several_folds,
+)
 
 
 def test_labels_of_any_size_come_equally_often():
@@ -113,3 +119,8 @@ def test_folds_follow_from_the_seed():
 def test_few_samples_are_in_different_folds():
     folds = divide_into_folds(torch.tensor([0, 0, 1]), torch.arange(3), 5, seed=0)
     assert len(folds.unique()) == 3
+
+
+def test_a_label_is_in_several_folds_or_in_one():
+    labels, folds = torch.tensor([3, 0, 0, 3, 1, 0]), torch.tensor([2, 2, 2, 0, 1, 2])
+    assert in_several_folds(labels, folds).tolist() == [True, False, False, True, False, False]
