@@ -185,6 +185,7 @@ def check_data_folder(
     views: int,
     measure: Callable[[list[str]], float],
     table: str = "",
+    size: int = CROP,
     *,
     strict: bool = False,
 ) -> tuple[list[Finding], Scan]:
@@ -197,13 +198,14 @@ def check_data_folder(
         views: number of views of each image of train.
         measure: paths of images -> seconds that a view's features take.
         table: a CSV file to write with all findings.
+        size: of the views; images that are smaller are reported.
         strict: training would refuse an image that cannot be read.
 
     Raises:
         UserError: training would refuse the folder, or the table cannot be written.
     """
     scan = read_images(data_dir, images)
-    images, findings = scan.images, inspect_images(data_dir, *scan, load_image, CROP)
+    images, findings = scan.images, inspect_images(data_dir, *scan, load_image, size)
     for split, categories in images.items():
         sizes = sorted((len(paths), category) for category, paths in categories.items())
         line = (

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from model import REGIONS, Backbone, fast_copy, load_weights
+import utils
+from model import REGIONS, Backbone, fast_copy, load_weights, num_regions
 from support.arguments import UserError, progress, warn
-from support.devices import BATCH_SIZES
+from support.devices import default_batch_size
 from support.parallel import (
     broadcast,
     broadcast_tensors,
@@ -34,20 +35,8 @@ from support.parallel import (
     rank_and_size,
 )
 from support.record_store import KEY_BYTES, MISSING, RecordStore
-from utils import (
-    CROP,
-    CROP_SCALE,
-    MEANS,
-    RESIZE,
-    STDS,
-    DataFolder,
-    load_image,
-    load_views,
-    normalize,
-    plain_view,
-)
 
-LAYOUT = 6  # of the stored records; in the cache's key, as is all that features depend on
+LAYOUT = 7  # of the stored records; in the cache's key, as is all that features depend on
 TRIALS = 8  # images that `seconds_per_view` measures
 
 
@@ -59,14 +48,16 @@ class Settings:
         means, stds: of the images, three each; see `utils.normalize`.
         precision: in which the convolutions run.
         workers: processes that decode images.
+        image_size: pixels of a view's side.
         maps: also store the input of the backbone's last block: 200 KB more a view.
     """
 
-    means: Sequence[float] = tuple(MEANS)
-    stds: Sequence[float] = tuple(STDS)
+    means: Sequence[float] = tuple(utils.MEANS)
+    stds: Sequence[float] = tuple(utils.STDS)
     device: torch.device = torch.device("cpu")
     precision: torch.dtype = torch.float32
     workers: int = 0
+    image_size: int = utils.CROP
     maps: bool = False
 
 
@@ -78,7 +69,7 @@ class View(NamedTuple):
     digest: str  # of the file's content
 
 
-def list_views(data: DataFolder, count: int) -> list[View]:
+def list_views(data: utils.DataFolder, count: int) -> list[View]:
     """List the views of a training: `count` of each image of train, then the others' plain view."""
     others = [path for split in ("valid", "test") for path in data.paths[split]]
     train = views_of(data.paths["train"], range(count), data.digests)
@@ -114,7 +105,7 @@ class Features:
     def __getitem__(self, index: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Read features of views, or of one region of each view, as float32.
 
-        `features[rows]`: (B,) int64 -> (B, len(REGIONS), num_features).
+        `features[rows]`: (B,) int64 -> (B, num_regions, num_features).
         `features[rows, regions]`: (B,) and (B,) int64 -> (B, num_features).
 
         Raises:
@@ -125,9 +116,13 @@ class Features:
         return self._read("features", index)
 
     def averages(self, rows: torch.Tensor) -> torch.Tensor:
-        """Read the averages over the whole image: (B,) int64 -> (B, num_features / 2) float32."""
+        """Read the averages over the whole image: (B,) int64 -> (B, num_features / 2) float32.
+
+        Of two scales, they are of the smaller one, which is nearer to 224 pixels.
+        """
         # Two stages of equally many channels, of each the averages and then the maxima.
-        whole = self[rows, torch.zeros_like(rows)]
+        region = self.store.dtype["features"].shape[0] - len(REGIONS)
+        whole = self[rows, torch.full_like(rows, region)]
         return whole.unflatten(1, (2, 2, -1))[:, :, 0].flatten(1)
 
     def maps(self, rows: torch.Tensor) -> torch.Tensor:
@@ -158,8 +153,11 @@ class Batch(NamedTuple):
     """Some of all views: decoded, or their features."""
 
     indices: list[int]  # into the list of all views
-    content: tuple[np.ndarray, ...]  # (N, 3, 224, 224) uint8; or features and maps, float16
+    content: tuple[np.ndarray, ...]  # (N, 3, size, size) uint8; or features and maps, float16
     failures: dict[int, str]  # by index: why a view's image could not be decoded
+
+    def size(self) -> int:
+        return len(self.indices) + len(self.failures)
 
 
 Work = list[tuple[str, str, list[tuple[int, int]]]]  # path, digest, (index, number) of each view
@@ -201,7 +199,7 @@ def extract(
     batches = _compute(backbone, root, work, settings)
     done = len(views) - len(unique)
     with failed_worker_is_an_error():
-        for batch in progress(batches, len(views), "features", size=_size_of, done=done):
+        for batch in progress(batches, len(views), "features", size=Batch.size, done=done):
             features.failures.update({views[i].path: why for i, why in batch.failures.items()})
             batch_keys = [keys[index] for index in batch.indices]
             file, rows = features.store.append(batch_keys, *batch.content)
@@ -239,13 +237,14 @@ def _find_cached(
 ) -> tuple[Features, list[bytes]]:
     """Open the store of these settings and find the features that it has, and each view's key."""
     means, stds, maps = list(settings.means), list(settings.stds), settings.maps
+    size = settings.image_size
     description = (
-        f"{LAYOUT} {REGIONS} {RESIZE} {CROP} {CROP_SCALE} {means} {stds} {settings.precision} "
-        f"{backbone.stages} {settings.device.type} {backbone.digest()} {maps}"
+        f"{LAYOUT} {REGIONS} {size} {utils.short_side(size)} {utils.CROP_SCALE} {means} {stds} "
+        f"{settings.precision} {backbone.stages} {settings.device.type} {backbone.digest()} {maps}"
     )
-    fields: dict[str, tuple[int, ...]] = {"features": (len(REGIONS), backbone.num_features)}
+    fields: dict[str, tuple[int, ...]] = {"features": (num_regions(size), backbone.num_features)}
     if maps:
-        fields["maps"] = backbone.maps_shape(CROP)
+        fields["maps"] = backbone.maps_shape(size)
     folder = cache / hashlib.sha256(description.encode()).hexdigest()[:16]
     store = RecordStore(folder, fields, hint="; name another folder with --cache_dir")
     identities = (f"{view.number} {view.digest}".encode() for view in views)
@@ -257,8 +256,10 @@ def _find_cached(
 def _compute(backbone: Backbone, root: str, work: Work, settings: Settings) -> Iterator[Batch]:
     """Decode and compute; the first of torchrun's processes yields the batches of all of them."""
     rank, size = rank_and_size()
-    images = max(1, BATCH_SIZES[settings.device.type] // len(work[0][2]))  # in a batch
-    decoded = load_ahead(_Images(root, work[rank::size]), images, settings.workers, _collate)
+    limit = default_batch_size(settings.device, settings.image_size)
+    images = max(1, limit // len(work[0][2]))  # in a batch
+    dataset = _Images(root, work[rank::size], settings.image_size)
+    decoded = load_ahead(dataset, images, settings.workers, _collate)
     batches = _run_backbone(backbone, decoded, settings)
     if size == 1:
         return batches
@@ -266,15 +267,11 @@ def _compute(backbone: Backbone, root: str, work: Work, settings: Settings) -> I
     return map(_collate, gather(batches, math.ceil(share / images)))
 
 
-def _size_of(batch: Batch) -> int:
-    return len(batch.indices) + len(batch.failures)
-
-
 class _Images(Dataset):
     """Decodes images: each item is a Batch with the views of one."""
 
-    def __init__(self, root: str, work: Work):
-        self.root, self.work = root, work
+    def __init__(self, root: str, work: Work, size: int):
+        self.root, self.work, self.size = root, work, size
 
     def __len__(self) -> int:
         return len(self.work)
@@ -283,10 +280,11 @@ class _Images(Dataset):
         path, digest, views = self.work[number]
         indices = [index for index, _ in views]
         try:
-            content = load_views(self.root, path, digest, [number for _, number in views])
+            numbers = [number for _, number in views]
+            content = utils.load_views(self.root, path, digest, numbers, self.size)
             return Batch(indices, (content.numpy(),), {})
         except UserError as error:
-            empty = np.empty((0, 3, CROP, CROP), np.uint8)
+            empty = np.empty((0, 3, self.size, self.size), np.uint8)
             return Batch([], (empty,), dict.fromkeys(indices, str(error)))
 
 
@@ -309,16 +307,16 @@ def _run_backbone(
     """
     device = settings.device
     backbone = fast_copy(backbone, device, settings.precision)
-    limit = BATCH_SIZES[device.type]  # views that fit into memory
+    limit = default_batch_size(device, settings.image_size)  # views that fit into memory
     for batch in decoded:
         views = torch.from_numpy(batch.content[0])
         done: list[list[torch.Tensor]] = []
         while len(views) or not done:
             try:
                 inputs = views[:limit].to(device, non_blocking=True)
-                inputs = normalize(inputs, settings.means, settings.stds)
-                outputs = backbone.features_and_maps(inputs)[: 2 if settings.maps else 1]
-                done.append([values.half().cpu() for values in outputs])
+                inputs = utils.normalize(inputs, settings.means, settings.stds)
+                many = backbone.features_and_maps(inputs) if settings.maps else [backbone(inputs)]
+                done.append([values.half().cpu() for values in many])
             except torch.OutOfMemoryError as error:
                 if limit == 1:
                     raise UserError("not enough GPU memory; use --device cpu") from error
@@ -336,13 +334,14 @@ def seconds_per_view(arch: str, root: str, paths: Sequence[str], settings: Setti
     Args:
         paths: of images, relative to `root`, that can be decoded.
     """
-    backbone, times = Backbone(arch), []
+    backbone, size, times = Backbone(arch), settings.image_size, []
     load_weights(backbone, arch, "none")
     backbone = fast_copy(backbone, settings.device, settings.precision)
     with torch.inference_mode():
         for path in [paths[0], *paths[:: max(1, len(paths) // TRIALS)]]:
             start = time.perf_counter()
-            views = plain_view(load_image(os.path.join(root, path)))[None].to(settings.device)
-            backbone(normalize(views, settings.means, settings.stds)).cpu()
+            view = utils.plain_view(utils.load_image(os.path.join(root, path), size=size), size)
+            inputs = utils.normalize(view[None].to(settings.device), settings.means, settings.stds)
+            backbone(inputs).cpu()
             times.append(time.perf_counter() - start)
     return statistics.median(times[1:])  # the first one prepares kernels

@@ -8,8 +8,10 @@ one on few validation images costs up to 1.7 points of accuracy (benchmarks/READ
 
 from __future__ import annotations
 
+import argparse
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,19 +19,21 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from features import Features
-from model import REGIONS, Backbone, Head, replace_second_stage
-from support.arguments import progress
+from model import REGIONS, Backbone, Head
+from support.cross_validation import CrossValidation, predict_folds
+from support.head_outputs import BATCH_SIZE, compute_logits, compute_outputs, fit_detector_on
 from support.metrics import fit_temperature, metrics
-from support.novelty import NoveltyDetector, fit_detector
-from support.optimization import OnEpoch, optimize, used_epoch
-from support.sampling import in_several_folds
+from support.novelty import NoveltyDetector, calibrated_novelty
+from support.optimization import OnEpoch, format_epoch, optimize, used_epoch
+from support.pooling import replace_second_stage
+from support.resume import UnfinishedRun
 from support.statistics import mean_and_std
 from utils import SPLITS, DataFolder
 
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
 BLOCK_RATE, HEAD_RATE = 0.1, 0.1  # of fine-tuning, as fractions of the learning rate
 FINE_TUNE_BATCH_SIZE = 8  # views
-EVALUATION_BATCH_SIZE, STATISTICS_BATCH_SIZE = 256, 64  # views
+STATISTICS_BATCH_SIZE = 64  # views
 MIRRORED_REGIONS = [
     REGIONS.index((top, round(1 - start - side, 3), side)) for top, start, side in REGIONS
 ]
@@ -54,9 +58,14 @@ class Samples(NamedTuple):
         train, *others = (self.rows[split] for split in SPLITS)
         return torch.cat([train[:: self.views], *others])
 
+    def with_valid_in_train(self) -> Samples:
+        """Return samples whose train has the images of valid as well; their valid is empty."""
+        rows = {"train": torch.cat([self.rows["train"], self.rows["valid"]])}
+        return self._replace(rows={**self.rows, **rows, "valid": self.rows["valid"][:0]})
+
     def averages(self) -> Iterator[torch.Tensor]:
         """Yield `Features.averages` of the plain view of each image, in batches."""
-        return map(self.features.averages, self.plain_rows().split(EVALUATION_BATCH_SIZE))
+        return map(self.features.averages, self.plain_rows().split(BATCH_SIZE))
 
 
 def label_features(features: Features, data: DataFolder, views: int) -> Samples:
@@ -69,6 +78,54 @@ def label_features(features: Features, data: DataFolder, views: int) -> Samples:
     return Samples(features, torch.cat(labels), rows, views)
 
 
+def fit_network(
+    args: argparse.Namespace,
+    backbone: Backbone,
+    head: Head,
+    final: Head | None,
+    samples: Samples,
+    precision: torch.dtype,
+    unfinished: UnfinishedRun,
+) -> tuple[list[dict], Samples]:
+    """Fit the head, then the final head or the backbone's last block if asked for; or resume that.
+
+    Returns:
+        The history without the final head's epochs, and the samples; see `fine_tune`.
+    """
+    total = args.epochs + (args.epochs if final else args.fine_tune)
+    state = unfinished.state_for(samples.features.identity())
+
+    def on_epoch(row: dict, state: dict) -> None:
+        print(format_epoch(row, total), flush=True)
+        unfinished.save(state)
+
+    fit_head = partial(
+        fit,
+        epochs=args.epochs,
+        learning_rate=args.learning_rate,
+        batch_size=args.batch_size,
+        on_epoch=on_epoch,
+        state=state,
+    )
+    history = fit_head(head, samples)
+    if final:
+        joined = samples.with_valid_in_train()
+        history = fit_head(final, joined, first_epoch=args.epochs + 1, fitted=head, history=history)
+    if args.fine_tune:
+        return fine_tune(
+            backbone,
+            head,
+            samples,
+            epochs=range(args.epochs + 1, total + 1),
+            learning_rate=args.learning_rate,
+            precision=precision,
+            history=history,
+            on_epoch=on_epoch,
+            state=state,
+        )
+    return history[: args.epochs], samples
+
+
 def fit(
     head: Head,
     samples: Samples,
@@ -76,6 +133,9 @@ def fit(
     epochs: int,
     learning_rate: float,
     batch_size: int,
+    first_epoch: int = 1,
+    fitted: Head | None = None,
+    history: list[dict] | None = None,
     on_epoch: OnEpoch = lambda row, state: None,
     state: dict | None = None,
 ) -> list[dict]:
@@ -84,10 +144,12 @@ def fit(
     Random numbers come from torch's global generator.
 
     Args:
-        samples: "train" is fitted, "valid" is evaluated after each epoch.
+        samples: "train" is fitted; "valid", unless it is empty, is evaluated after each epoch.
         learning_rate: the maximum of the schedule.
         batch_size: regions in a step.
-        on_epoch, state: see `optimize`.
+        first_epoch: its number in the history.
+        fitted: another head, which the state includes.
+        history, on_epoch, state: see `optimize`.
 
     Returns:
         The history, as `optimize` does. "train_loss" is that of regions, with label smoothing,
@@ -98,24 +160,26 @@ def fit(
     """
     features, labels, rows = samples[:3]
     device, train_rows = head.mean.device, rows["train"]
+    num_regions = features[train_rows[:1]].shape[1]
     batches = train_rows.split(STATISTICS_BATCH_SIZE)
     head.standardize_by(*mean_and_std(features[batch].flatten(0, 1) for batch in batches))
 
     def loss_of(indices: torch.Tensor) -> torch.Tensor:
-        batch, regions = train_rows[indices // len(REGIONS)], indices % len(REGIONS)
+        batch, regions = train_rows[indices // num_regions], indices % num_regions
         logits = head(features[batch, regions].to(device))  # (B, num_classes)
         return cross_entropy(logits, labels[batch].to(device), label_smoothing=LABEL_SMOOTHING)
 
     return optimize(
-        head,
+        nn.ModuleList([head, fitted]) if fitted else head,
         loss_of,
-        labels[train_rows].repeat_interleave(len(REGIONS)),
+        labels[train_rows].repeat_interleave(num_regions),
         lambda: compute_logits(head, features, rows["valid"]),
         labels[rows["valid"]],
         learning_rate=learning_rate,
         rates=[(head, 1.0)],
-        epochs=range(1, epochs + 1),
+        epochs=range(first_epoch, first_epoch + epochs),
         batch_size=batch_size,
+        history=history,
         on_epoch=on_epoch,
         state=state,
     )
@@ -135,8 +199,9 @@ def fine_tune(
 ) -> tuple[list[dict], Samples]:
     """Train the backbone's last block as well, with a fitted head, on stored features and maps.
 
-    Half of the maps are mirrored at random. Backbone and head stay as they were if the last epoch
-    is not better on valid than that of `fit`; see `used_epoch`.
+    Views have one scale: 224 pixels at most. Half of the maps are mirrored at random. Backbone and
+    head stay as they were if the last epoch is not better on valid than that of `fit`; see
+    `used_epoch`.
 
     Args:
         epochs: their numbers in the history.
@@ -224,33 +289,28 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float]
 
 
-def evaluate(head: Head, samples: Samples) -> Evaluation:
-    """Fit temperature and novelty detector on train and valid; evaluate a fitted head on test."""
+def evaluate(head: Head, samples: Samples, final: Head | None = None) -> Evaluation:
+    """Fit temperature and novelty detector on train and valid; evaluate a fitted head on test.
+
+    Args:
+        head: was fitted on train.
+        final: was fitted on train and valid, and is evaluated instead. It is calibrated by what
+            `head` predicts for valid: it knows these images itself.
+    """
     features, labels, rows = samples[:3]
-    detector = _fit_detector(head, samples)
-    valid, known = _outputs(head, detector, features, rows["valid"])
-    test, values = _outputs(head, detector, features, rows["test"])
-    novelty = _calibrated_novelty(detector, known, values)
+    detector = fit_detector_on(head, features, labels, rows["train"])
+    valid, known = compute_outputs(head, detector, features, rows["valid"])
+    if final is not None:
+        joined = samples.with_valid_in_train().rows["train"]
+        head, detector = final, fit_detector_on(final, features, labels, joined)
+    test, values = compute_outputs(head, detector, features, rows["test"])
+    novelty = calibrated_novelty(detector, known, values)
     temperature, test_labels = fit_temperature(valid, labels[rows["valid"]]), labels[rows["test"]]
     measured = metrics(test / temperature, test_labels)
     measured["ece_without_temperature"] = metrics(test, test_labels)["ece"]
     probs = (test / temperature).softmax(1)
     measured = {f"test_{name}": value for name, value in measured.items()}
     return Evaluation(temperature, detector, probs, novelty, measured)
-
-
-class CrossValidation(NamedTuple):
-    """Predictions for N images, each by a network that was not fitted on it.
-
-    Attributes:
-        probs: (N, num_classes), calibrated.
-        novelty: (N,); NaN: there is no detector.
-        is_valid: (N,) bool, whether the network was fitted on other images of the category.
-    """
-
-    probs: torch.Tensor
-    novelty: torch.Tensor
-    is_valid: torch.Tensor
 
 
 def cross_validate(
@@ -270,81 +330,14 @@ def cross_validate(
     See `fit` for the other arguments and errors.
     """
     features, labels, rows, views = samples
-    plain, all_rows = samples.plain_rows(), torch.cat([rows[split] for split in SPLITS])
+    row_folds = torch.full_like(labels, -1)
     count = len(rows["train"]) // views
-    row_folds = torch.cat([folds[:count].repeat_interleave(views), folds[count:]])
-    logits, values = torch.empty(len(plain), int(labels.max()) + 1), torch.empty(len(plain), 2)
-    detector, is_valid = None, in_several_folds(labels[plain], folds)
-    numbers = folds.unique().tolist()
-    for fold in progress(numbers, len(numbers), "cross-validation", size=lambda _: 1):
-        held_out = folds == fold
-        fitted = {"train": all_rows[row_folds != fold], "valid": plain[held_out]}
-        head, part = new_head(), samples._replace(rows=fitted)
+    row_folds[rows["train"]] = folds[:count].repeat_interleave(views)
+    row_folds[samples.plain_rows()[count:]] = folds[count:]
+
+    def fit_on(train: torch.Tensor, valid: torch.Tensor) -> Head:
+        head, part = new_head(), samples._replace(rows={"train": train, "valid": valid})
         fit(head, part, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
-        fitted_detector = _fit_detector(head, part)
-        logits[held_out], measured = _outputs(head, fitted_detector, features, plain[held_out])
-        values[held_out] = measured if fitted_detector else torch.nan
-        detector = fitted_detector or detector
-    novelty = _calibrated_novelty(detector, values[~values.isnan().any(1)], values)
-    temperature = fit_temperature(logits[is_valid], labels[plain][is_valid])
-    return CrossValidation((logits / temperature).softmax(1), novelty, is_valid)
+        return head
 
-
-def _fit_detector(head: Head, samples: Samples) -> NoveltyDetector | None:
-    """Fit a detector on the hidden layer of the images of train; see `fit_detector`."""
-    rows = samples.rows["train"]
-    hidden = (values for values, _ in _batches(head, samples.features, rows))
-    labels = samples.labels[rows].split(EVALUATION_BATCH_SIZE)
-    return fit_detector(zip(hidden, labels, strict=True), head.hidden_units, head.num_classes)
-
-
-def _calibrated_novelty(
-    detector: NoveltyDetector | None, known: torch.Tensor, values: torch.Tensor
-) -> torch.Tensor:
-    """Calibrate a detector on known images, and return the novelty (N,) of what it measured."""
-    if detector is None:
-        return torch.full((len(values),), torch.nan)
-    detector.calibrate(known)
-    return detector.novelty_of(values)
-
-
-def compute_logits(
-    head: Head,
-    features: Features | FineTunedFeatures,
-    rows: torch.Tensor,
-    batch_size: int = EVALUATION_BATCH_SIZE,
-) -> torch.Tensor:
-    """Return a head's logits (len(rows), num_classes) float32, on the CPU, for rows of features."""
-    return _outputs(head, None, features, rows, batch_size)[0]
-
-
-@torch.inference_mode()
-def _outputs(
-    head: Head,
-    detector: NoveltyDetector | None,
-    features: Any,
-    rows: torch.Tensor,
-    batch_size: int = EVALUATION_BATCH_SIZE,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits (N, num_classes), and what the detector measures (N, 2), if there is one."""
-    logits, values = torch.empty(len(rows), head.num_classes), torch.empty(len(rows), 2)
-    starts = range(0, len(rows), batch_size)
-    for start, (hidden, part) in zip(
-        starts, _batches(head, features, rows, batch_size), strict=True
-    ):
-        batch = slice(start, start + batch_size)
-        logits[batch] = part
-        if detector is not None:
-            values[batch] = detector.measure(hidden, part)
-    return logits, values
-
-
-@torch.inference_mode()
-def _batches(
-    head: Head, features: Any, rows: torch.Tensor, batch_size: int = EVALUATION_BATCH_SIZE
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield a head's hidden layer (B, hidden_units) and logits (B, num_classes), on the CPU."""
-    head.eval()
-    for batch in rows.split(batch_size):
-        hidden = head.image_hidden(features[batch].to(head.mean.device))
-        yield hidden.cpu(), head.output(hidden).cpu()
+    return predict_folds(fit_on, features, labels, row_folds, samples.plain_rows())

@@ -1,7 +1,7 @@
 """The network: torchvision's frozen VGG convolutions and a new head; checkpoints.
 
     images (N, 3, 224, 224)
-    -> backbone -> features (N, 6, 2048), of six regions of each image
+    -> backbone -> features (N, 6, 2048), of six regions; of larger images (N, 12, 2048)
     -> head     -> logits (N, num_classes), the mean over the regions
     -> probabilities (N, num_classes), and novelty (N,): how unusual each image is
 
@@ -18,19 +18,22 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import avg_pool2d
 from torchvision import models
 
 from support import imagenet_weights
 from support.arguments import UserError, shorten
 from support.checkpoint_values import check_values, check_version
 from support.files import digest_of_tensors, load_tensors, load_torch, save_torch
+from support.heat_maps import hires_cam
 from support.names import display_names
 from support.novelty import NoveltyDetector
-from support.pooling import pool_regions
+from support.onnx_export import describe_preprocessing
+from support.pooling import pool_regions, replace_second_stage
 from support.winograd import replace_convolutions
-from utils import CROP, PREPROCESSING, normalize
+from utils import CROP, IMAGE_SIZES, MAX_ASPECT, normalize, short_side
 
-FORMAT_VERSION, OLDEST_VERSION = 6, 4  # 4 had no names, 5 no novelty detector
+FORMAT_VERSION, OLDEST_VERSION = 7, 4  # 4 had no names, 5 no novelty detector, 6 one image size
 WINOGRAD_CHANNELS = 128  # input channels from which Winograd's method is faster; see fast_copy
 
 # Regions of an image whose features are taken, as (top, left, side), fractions of its side: the
@@ -59,8 +62,16 @@ ARCHITECTURES = {
 }
 
 
+def num_regions(image_size: int) -> int:
+    """Return how many regions of an image of this size have features."""
+    return len(REGIONS) * (1 if image_size <= CROP else 2)
+
+
 class Backbone(nn.Module):
     """The convolutions of a VGG, frozen; their outputs at two stages are pooled over REGIONS.
+
+    Images above 224 pixels pass through them a second time, at half the size: an object fills as
+    much of what the network sees as in the images that it was trained on (benchmarks/README.md).
 
     Its weights have torchvision's names (`features.0.weight`, ...). They have no values, on the
     meta device, until `load_weights` or `load_checkpoint` loads them.
@@ -77,14 +88,14 @@ class Backbone(nn.Module):
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, H, W) -> features (N, len(REGIONS), num_features) float32, all above 0.
+        """Images (N, 3, H, W) -> features (N, num_regions, num_features) float32, all above 0.
 
         The convolutions run in the precision of the weights.
         """
-        return self.features_and_maps(images)[0]
+        return torch.cat([self.features_and_maps(scale)[0] for scale in scales_of(images)], 1)
 
     def features_and_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return features, as `forward`, and the last block's input (N, 512, H / 16, W / 16)."""
+        """Return features of one scale and the last block's input (N, 512, H / 16, W / 16)."""
         x = images.to(self.features[0].weight.dtype, memory_format=torch.channels_last)
         x = self.features[: self.stages[0] + 1](x)  # (N, 512, H / 8, W / 8)
         first = pool_regions(x, REGIONS)
@@ -112,9 +123,9 @@ class Backbone(nn.Module):
         return digest_of_tensors(self.state_dict())
 
 
-def replace_second_stage(features: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return features (..., num_features) with another second stage (..., num_features / 2)."""
-    return torch.cat([features[..., : -second.shape[-1]], second], -1)
+def scales_of(images: torch.Tensor) -> list[torch.Tensor]:
+    """Return images (N, 3, H, W), and above 224 pixels also those of half the size."""
+    return [images] if images.shape[2] <= CROP else [images, avg_pool2d(images, 2)]
 
 
 def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Backbone:
@@ -179,11 +190,11 @@ class Head(nn.Module):
         return self.layers[-1](hidden)[..., : self.num_classes]
 
     def image_hidden(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (N, len(REGIONS), num_features) -> hidden layer (N, hidden_units): the mean."""
+        """Features (N, num_regions, num_features) -> hidden layer (N, hidden_units): the mean."""
         return self.hidden(features).mean(1)
 
     def image_logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (N, len(REGIONS), num_features) -> logits (N, num_classes): the mean."""
+        """Features (N, num_regions, num_features) -> logits (N, num_classes): the mean."""
         return self.output(self.image_hidden(features))
 
 
@@ -195,7 +206,7 @@ class Classifier(nn.Module):
         class_to_idx: category folder -> index of its logit.
         categories: the folders by that index.
         means, stds: of the images, three each; see `utils.normalize`.
-        image_size: pixels of the center crop's side.
+        image_size: pixels of the view's side.
         temperature: what logits are divided by before they become probabilities.
         detector: computes the novelty; None: there is none.
         names: category folder -> name, of all categories; empty if they are not known.
@@ -226,7 +237,7 @@ class Classifier(nn.Module):
         self.temperature, self.names, self.history = temperature, names or {}, history or {}
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalized images (N, 3, 224, 224) -> probabilities (N, num_classes), novelty (N,).
+        """Normalized images (N, 3, size, size) -> probabilities (N, num_classes), novelty (N,).
 
         Without a detector, novelty is NaN.
         """
@@ -245,7 +256,7 @@ class Classifier(nn.Module):
         means: Sequence[float] | None = None,
         stds: Sequence[float] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views (N, 3, 224, 224) uint8 -> as `forward`, float32, on the CPU.
+        """Views (N, 3, size, size) uint8 -> as `forward`, float32, on the CPU.
 
         Args:
             means, stds: replace the checkpoint's.
@@ -267,10 +278,11 @@ class Classifier(nn.Module):
 
     def metadata(self) -> dict[str, Any]:
         """Return what a file without torch's weights needs to say, as plain values."""
+        size = self.image_size
         return {
             "categories": self.categories,
             "names": display_names(self.categories, self.names),
-            "preprocessing": PREPROCESSING,
+            "preprocessing": describe_preprocessing(size, short_side(size), MAX_ASPECT),
             "arch": self.arch,
             "format_version": FORMAT_VERSION,  # of the checkpoint
             "means": self.means,  # range 0-1, of red, green and blue
@@ -280,12 +292,11 @@ class Classifier(nn.Module):
 
 
 def heat_map(model: Classifier, view: torch.Tensor, category: str) -> torch.Tensor:
-    """Return the locations of an image that raise a category's logit, by HiResCAM.
+    """Return the locations of an image that raise a category's logit; see `hires_cam`.
 
-    At each location, the maps of the backbone's last convolution are added up, each weighted by the
-    gradient of the logit there; values below 0, which lower the logit, become 0 (Draelos & Carin
-    2020). Grad-CAM (Selvaraju et al. 2017) weights a map by the mean of its gradients, which is
-    less faithful where a maximum is taken (benchmarks/README.md).
+    The maps are those of the backbone's last convolution. Grad-CAM (Selvaraju et al. 2017) weights
+    a map by the mean of its gradients, which is less faithful where a maximum is taken
+    (benchmarks/README.md).
 
     Args:
         view: (3, H, W) uint8.
@@ -297,37 +308,26 @@ def heat_map(model: Classifier, view: torch.Tensor, category: str) -> torch.Tens
     device = next(model.parameters()).device
     index = model.class_to_idx[category]
     with torch.no_grad():
-        image = normalize(view[None].to(device), model.means, model.stds)
-        features, maps = model.backbone.features_and_maps(image)
-        maps = model.backbone.last_block(maps).float()  # (1, 512, H / 16, W / 16)
-    with torch.inference_mode(False), torch.enable_grad():
-        maps = maps.clone().requires_grad_()
-        features = replace_second_stage(features.clone(), pool_regions(maps, REGIONS))
-        [gradients] = torch.autograd.grad(model.head.image_logits(features)[0, index], maps)
-    with torch.no_grad():
-        heat = (gradients * maps).sum(1)[0].relu()
-        return (heat / heat.max().clamp(min=1e-12)).cpu()
+        scales = scales_of(normalize(view[None].to(device), model.means, model.stds))
+        features, inputs = zip(*map(model.backbone.features_and_maps, scales), strict=True)
+        maps = [model.backbone.last_block(x).float() for x in inputs]  # (1, 512, H / 16, W / 16)
+
+    def logit_of(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        pooled = [
+            replace_second_stage(first.clone(), pool_regions(scale, REGIONS))
+            for first, scale in zip(features, maps, strict=True)
+        ]
+        return model.head.image_logits(torch.cat(pooled, 1))[0, index]
+
+    return hires_cam(maps, logit_of)
 
 
 # ---------------------------------------------------------------- weights and checkpoints
 
 
 def load_weights(backbone: Backbone, arch: str, weights: str, seed: int = 0) -> None:
-    """Load or make a new backbone's weights.
-
-    Args:
-        weights: "imagenet" (found or downloaded), "none" (random, from `seed`), or the path of a
-            `state_dict` with torchvision's keys; those of VGG's own classifier are ignored.
-
-    Raises:
-        UserError: the file is missing or does not fit; or no source of ImageNet weights works.
-    """
-    if weights == "none":
-        imagenet_weights.randomize_weights(backbone, seed)
-    elif weights == "imagenet":
-        imagenet_weights.load_imagenet_weights(backbone, arch, ARCHITECTURES[arch].imagenet.url)
-    else:
-        imagenet_weights.load_weights_file(backbone, weights)
+    """Load or make a new backbone's weights; see `imagenet_weights.load_weights`."""
+    imagenet_weights.load_weights(backbone, weights, arch, ARCHITECTURES[arch].imagenet, seed)
 
 
 def save_checkpoint(path: str | os.PathLike, model: Classifier) -> None:
@@ -362,7 +362,7 @@ def load_checkpoint(path: str | os.PathLike) -> Classifier:
     content = load_torch(path, "checkpoint")
     check_version(path, content, OLDEST_VERSION, FORMAT_VERSION)
     try:
-        check_values(content, ARCHITECTURES, CROP)
+        check_values(content, ARCHITECTURES, IMAGE_SIZES)
         return _build_classifier(content)
     except Exception as error:
         reason = f"{type(error).__name__}: {shorten([str(error)])}"

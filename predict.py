@@ -143,7 +143,7 @@ def predict(
         UserError: an image cannot be read, a probability is not finite, or there is no novelty.
     """
     model.check_novelty(min_novelty)
-    views = torch.stack([utils.plain_view(utils.load_image(path)) for path in images])
+    views = torch.stack([utils.load_plain_view(path, model.image_size) for path in images])
     outputs = zip(*model.predict_views(views, means, stds), strict=True)
     names = model.names if names is None else names
     settings = (model.categories, names, top_k, min_probability, min_novelty)
@@ -170,7 +170,7 @@ def predict_stream(
 
     def decode(path: str) -> tuple[str, torch.Tensor | None, str]:
         try:
-            return path, utils.plain_view(utils.load_image(path, report)), ""
+            return path, utils.load_plain_view(path, model.image_size, report), ""
         except UserError as error:
             return path, None, str(error).removeprefix(f"{path}: ")
 
@@ -231,8 +231,8 @@ def load_model(args: argparse.Namespace) -> Classifier:
 def predict_one(args: argparse.Namespace) -> None:
     """Print the predictions for one image, and draw the figures that are asked for."""
     model, [path] = load_model(args), args.input
-    image = utils.load_image(path)
-    view = utils.plain_view(image)
+    image = utils.load_image(path, size=model.image_size)
+    view = utils.plain_view(image, model.image_size)
     [probs], [novelty] = model.predict_views(view[None])
     likely = partial(results.most_likely, probs, novelty.item(), model.categories, model.names)
     table = results.format_table(likely(args.top_k, args.min_probability, args.min_novelty))
@@ -260,7 +260,7 @@ def stream_all(
     """Yield the probabilities of many images; torchrun's other processes compute a share."""
     device = next(model.parameters()).device
     model.backbone = fast_copy(model.backbone, device, model.backbone.features[0].weight.dtype)
-    batch_size = args.batch_size or devices.BATCH_SIZES[device.type]
+    batch_size = args.batch_size or devices.default_batch_size(device, model.image_size)
     workers = devices.default_workers(device) if args.workers is None else args.workers
     report: Callable[[str], object] = str if args.quiet else warn
     work = partial(predict_stream, model, batch_size=batch_size, workers=workers, report=report)
@@ -334,7 +334,7 @@ def export(args: argparse.Namespace) -> None:
     model = load_model(args)
     if args.input:  # first, because an export takes its time
         onnx_export.import_optional("--to_onnx with --input", "onnxruntime")
-        view = utils.plain_view(utils.load_image(args.input[0]))[None]
+        view = utils.load_plain_view(args.input[0], model.image_size)[None]
         expected = model.predict_views(view)
     has_novelty = model.detector is not None
     module = onnx_export.ImagesToProbabilities(model, model.means, model.stds, has_novelty)

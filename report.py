@@ -38,16 +38,13 @@ def write_report(
     probs: torch.Tensor,
     names: Mapping[str, str],
 ) -> list[Path]:
-    """Write tables and figures of a training beside its checkpoint.
+    """Write tables and figures of a training beside its checkpoint; returns their paths.
 
     Args:
         epoch: the one whose weights are used.
         files, labels, probs: the paths in `data` of the N images of test, the indices (N,) of their
             categories, and their predicted probabilities (N, num_classes).
         names: category folder -> name; a category without one has its folder's name.
-
-    Returns:
-        The files' paths.
 
     Raises:
         UserError: a file cannot be written, or an image is no longer there.
@@ -129,7 +126,8 @@ def format_plan(args: argparse.Namespace, data: DataFolder, path: Path, settings
     cache = "not stored (--no_cache)" if args.no_cache else f"stored in {args.cache_dir}"
     return "\n".join(lines) + (
         f"\n{args.arch} with weights {args.weights}, {args.views} view(s) of each training image, "
-        f"on {settings.device} in {str(settings.precision).removeprefix('torch.')}\n"
+        f"{args.image_size} pixels, on {settings.device} "
+        f"in {str(settings.precision).removeprefix('torch.')}\n"
         f"will write {path}; features are {cache}"
     )
 

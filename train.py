@@ -35,10 +35,10 @@ import report
 import utils
 from features import Settings, assist_extraction, extract, list_views, seconds_per_view
 from support import arguments, devices
-from support.arguments import UserError, check_output_cat, whole_number
+from support.arguments import check_output_cat, whole_number
 from support.findings import Finding, write_findings, write_unreadable
 from support.label_issues import galleries
-from support.optimization import format_epoch, used_epoch
+from support.optimization import used_epoch
 from support.outputs import check_no_input_below, check_output, lock, output_path
 from support.oxford102 import download_oxford102
 from support.parallel import process_group
@@ -66,7 +66,9 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--strict", action="store_true", help="stop at the first image that cannot be read")
     add("--means", type=arguments.triple, default=utils.MEANS, help="image means %(default)s")
     add("--stds", type=arguments.positive_triple, default=utils.STDS, help="deviations %(default)s")
-    add("--views", type=whole_number(1, 1000), default=1, help="the first is plain (%(default)s)")
+    size = arguments.multiple_of(32, utils.IMAGE_SIZES[0], utils.IMAGE_SIZES[-1])
+    add("--image_size", type=size, default=utils.CROP, help="of views, in pixels (%(default)s)")
+    add("--views", type=whole_number(1, 1000), default=1, help="of training images (%(default)s)")
     add("--workers", type=whole_number(0, 256), help="processes that decode images (by the cores)")
     add = parser.add_argument_group("network").add_argument
     add("--arch", choices=list(model.ARCHITECTURES), default="vgg16", help="backbone (%(default)s)")
@@ -79,6 +81,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--epochs", type=whole_number(1), default=7, help="passes over the features (%(default)s)")
     add("--batch_size", type=whole_number(1), default=16, help="regions in a step (%(default)s)")
     add("--fine_tune", type=whole_number(0), default=0, metavar="EPOCHS", help=FINE_TUNE)
+    add("--final", action="store_true", help="fit on train and valid together, after that on train")
     add("--seed", type=whole_number(0), default=0, help="of everything random (%(default)s)")
     add = parser.add_argument_group("machine").add_argument
     add("--save_dir", default=CHECKPOINT, help="file or folder (%(default)s)")
@@ -87,10 +90,15 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--resume", action="store_true", help="continue the same command after an interruption")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
     add("--precision", choices=devices.PRECISIONS, default="auto", help="(%(default)s)")
-    cache = "stores features for later runs, 24 KB a view; delete it to clear them (%(default)s)"
+    cache = "stores features for later runs, 24-48 KB a view; delete it to clear them (%(default)s)"
     add("--cache_dir", default=str(default_cache_folder()), help=cache)
     add("--no_cache", action="store_true", help="store no features for later runs")
-    return parser.parse_args(command_line)
+    args = parser.parse_args(command_line)
+    if args.fine_tune and (args.final or args.image_size > utils.CROP):
+        parser.error(f"--fine_tune goes with an --image_size up to {utils.CROP}, without --final")
+    if args.check and args.check_labels:
+        parser.error("--check_labels does all that --check does: leave out --check")
+    return args
 
 
 def main(command_line: list[str] | None = None) -> None:
@@ -99,7 +107,8 @@ def main(command_line: list[str] | None = None) -> None:
     device = devices.select_device(args.device)
     precision = devices.select_precision(device, args.precision)
     workers = devices.default_workers(device) if args.workers is None else args.workers
-    settings = Settings(args.means, args.stds, device, precision, workers, args.fine_tune > 0)
+    images = (args.means, args.stds)
+    settings = Settings(*images, device, precision, workers, args.image_size, args.fine_tune > 0)
     with process_group() as rank:
         if rank > 0:
             backbone = model.Backbone(args.arch)
@@ -125,7 +134,10 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     data = utils.read_data_folder(args.data_dir, memo, images)
     data = data_check.exclude_unreadable(data, strict=args.strict)
     backbone = model.Backbone(args.arch)
-    head = new_head(args, backbone.num_features, len(data.class_to_idx), settings.device)
+    make_head = partial(
+        new_head, args, backbone.num_features, len(data.class_to_idx), settings.device
+    )
+    head, final = make_head(), make_head() if args.final else None
     print(report.format_plan(args, data, path, settings), flush=True)
     arguments_and_format = vars(args) | {"format_version": model.FORMAT_VERSION}
     unfinished = UnfinishedRun(path, arguments_and_format, data_check.describe(data), args.resume)
@@ -137,18 +149,20 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     write_unreadable(table, failures)
     if args.weights != "none":  # whose features mean nothing
         data_check.warn_of_near_duplicates(data, samples.averages)
-    history, samples = fit_network(args, backbone, head, samples, settings.precision, unfinished)
-    evaluation = fitting.evaluate(head, samples)
+    history, samples = fitting.fit_network(
+        args, backbone, head, final, samples, settings.precision, unfinished
+    )
+    evaluation = fitting.evaluate(head, samples, final)
     used = used_epoch(history, args.epochs)
     metrics = used | evaluation.metrics
     classifier = model.Classifier(
         backbone,
-        head,
+        final or head,
         arch=args.arch,
         class_to_idx=data.class_to_idx,
         means=args.means,
         stds=args.stds,
-        image_size=utils.CROP,
+        image_size=args.image_size,
         temperature=evaluation.temperature,
         detector=evaluation.detector,
         names=names,
@@ -175,9 +189,9 @@ def list_images(args: argparse.Namespace) -> utils.Images:
     if args.download:
         download_oxford102(args.data_dir, args.split, args.output_cat)
     images = utils.list_images(args.data_dir)
-    return (
-        data_check.exclude_listed(args.data_dir, images, args.exclude) if args.exclude else images
-    )
+    if args.exclude:
+        images = data_check.exclude_listed(args.data_dir, images, args.exclude)
+    return images
 
 
 def new_head(
@@ -204,53 +218,8 @@ def extract_samples(
     return fitting.label_features(features, data, args.views)
 
 
-def fit_network(
-    args: argparse.Namespace,
-    backbone: model.Backbone,
-    head: model.Head,
-    samples: fitting.Samples,
-    precision: torch.dtype,
-    unfinished: UnfinishedRun,
-) -> tuple[list[dict], fitting.Samples]:
-    """Fit the head, or resume that, and fine-tune if asked for; see `fitting.fine_tune`."""
-    total = args.epochs + args.fine_tune
-    state = unfinished.state_for(samples.features.identity())
-
-    def on_epoch(row: dict, state: dict) -> None:
-        print(format_epoch(row, total), flush=True)
-        unfinished.save(state)
-
-    history: list[dict] = []
-    if not state or state.get("first_epoch") != args.epochs + 1:  # the head is not fitted yet
-        history = fitting.fit(
-            head,
-            samples,
-            epochs=args.epochs,
-            learning_rate=args.learning_rate,
-            batch_size=args.batch_size,
-            on_epoch=on_epoch,
-            state=state,
-        )
-        state = None
-    if not args.fine_tune:
-        return history, samples
-    return fitting.fine_tune(
-        backbone,
-        head,
-        samples,
-        epochs=range(args.epochs + 1, total + 1),
-        learning_rate=args.learning_rate,
-        precision=precision,
-        history=history,
-        on_epoch=on_epoch,
-        state=state,
-    )
-
-
 def check(args: argparse.Namespace, settings: Settings) -> None:
     """Report on a data folder without training, as a CSV file as well if one is named."""
-    if args.check and args.check_labels:
-        raise UserError("--check_labels does all that --check does: leave out --check")
     flag = "--check_labels" if args.check_labels else "--check"
     table, images = args.check_labels or args.check, list_images(args)
     if table == "-":
@@ -260,7 +229,7 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
         check_no_input_below(flag, Path(table).parent, args.data_dir, utils.paths_of(images))
     measure = partial(seconds_per_view, args.arch, args.data_dir, settings=settings)
     findings, scan = data_check.check_data_folder(
-        args.data_dir, images, args.views, measure, table, strict=args.strict
+        args.data_dir, images, args.views, measure, table, args.image_size, strict=args.strict
     )
     names = data_check.check_names(args.category_names, list(images["train"]))
     if args.output_cat is not None:

@@ -1,7 +1,7 @@
 """Data loading and transforms: data folders, images, views and category names.
 
 flowers/{train,valid,test}/<category>/*.jpg
--> DataFolder -> image, upright and RGB -> views (N, 3, 224, 224) uint8
+-> DataFolder -> image, upright and RGB -> views (N, 3, size, size) uint8, size is 224 by default
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torchvision.transforms import functional as F
 
 from support.arguments import UserError, progress, shorten, warn
 from support.decoding import decode
+from support.decoding import thumbnail as thumbnail
 from support.digests import digest_files, digest_of_file
 from support.folders import images_below, is_no_image, scan_folder
 from support.names import load_names, look_alikes
@@ -35,24 +36,13 @@ SPLIT_FOLDERS = {  # names of the folders, in lower case
 }
 SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}  # of a folder without splits
 RESIZE, CROP = 256, 224  # pixels; torchvision's VGG16_Weights.IMAGENET1K_V1.transforms()
+IMAGE_SIZES = range(64, 1025, 32)  # of views; half of a large one is a whole number of locations
 MEANS = [0.485, 0.456, 0.406]  # of ImageNet's red, green and blue, range 0-1; same source
 STDS = [0.229, 0.224, 0.225]
 CATEGORY_NAMES = "cat_to_name.json"  # the default file of category names
 CROP_SCALE = (0.5, 1.0)  # fraction of an image's area in a random view
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height of a random view
 MAX_ASPECT = 64  # a plain view of a longer image is of its middle
-THUMBNAIL = 512  # pixels of the longer side
-
-# How a plain view is made, for programs that use an exported model without this module.
-PREPROCESSING = (
-    "Turn the image upright (EXIF). Convert it to 8-bit sRGB by its color profile, transparency "
-    f"on white. If a side is more than {MAX_ASPECT} times the other, cut out the middle of it, "
-    f"{MAX_ASPECT} times the other long. Resize, bilinear with antialiasing: the short side to "
-    f"{RESIZE} pixels, the long side to {RESIZE} * long / short, rounded down. Cut out {CROP} x "
-    f"{CROP} pixels in the center. What is cut out begins at half the difference of the lengths, "
-    "rounded to the nearest integer, halves to the even one. Pass the pixels as uint8 (0-255), "
-    f"channels first: (N, 3, {CROP}, {CROP}). Do not normalize: the model does."
-)
 
 
 # ---------------------------------------------------------------- data folders
@@ -325,54 +315,64 @@ def load_category_names(path: str | os.PathLike | None = None) -> dict[str, str]
 # ---------------------------------------------------------------- images and views
 
 
-def load_image(path: str | os.PathLike, report: Callable[[str], object] = warn) -> Image.Image:
+def short_side(size: int) -> int:
+    """Return the pixels of an image's short side, of which `size` in the center are the view."""
+    return round(size * RESIZE / CROP)
+
+
+def load_image(
+    path: str | os.PathLike, report: Callable[[str], object] = warn, size: int = CROP
+) -> Image.Image:
     """Decode an image: upright (EXIF) and in sRGB. Training and prediction both use this function.
 
-    See `support.decoding.decode`. A large JPEG is decoded at a size of at least twice RESIZE: a
-    photograph of 12 megapixels takes a quarter of the time.
+    See `support.decoding.decode`. A large JPEG is decoded at a size of at least twice that of its
+    views: a photograph of 12 megapixels takes a quarter of the time.
 
     Args:
         report: called with a line if something in the file had to be guessed.
+        size: of the views that will be taken.
 
     Raises:
         UserError: the file is missing, or Pillow cannot read it.
     """
-    return decode(path, 2 * RESIZE, report)
+    return decode(path, 2 * short_side(size), report)
 
 
-def thumbnail(image: Image.Image) -> Image.Image:
-    """Return a copy of an image of at most THUMBNAIL pixels, for people to look at."""
-    image = image.copy()
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return image
+def load_plain_view(
+    path: str | os.PathLike, size: int = CROP, report: Callable[[str], object] = warn
+) -> torch.Tensor:
+    """Decode an image and return its plain view; see `load_image` and `plain_view`."""
+    return plain_view(load_image(path, report, size), size)
 
 
-def plain_view(image: Image.Image) -> torch.Tensor:
-    """Resize the short side to 256 pixels and cut out the center: (3, 224, 224) uint8."""
+def plain_view(image: Image.Image, size: int = CROP) -> torch.Tensor:
+    """Resize to `short_side` and cut out the center: (3, size, size) uint8."""
     longest = MAX_ASPECT * min(image.size)
     if max(image.size) > longest:  # a line of 1 x 60,000 pixels would become 256 x 15 million
         image = F.center_crop(image, [min(side, longest) for side in image.size[::-1]])
-    return F.pil_to_tensor(F.center_crop(F.resize(image, [RESIZE]), [CROP]))
+    return F.pil_to_tensor(F.center_crop(F.resize(image, [short_side(size)]), [size]))
 
 
-def random_view(image: Image.Image, seed: int) -> torch.Tensor:
-    """Cut out a random rectangle, resized and perhaps mirrored: (3, 224, 224) uint8.
+def random_view(image: Image.Image, seed: int, size: int = CROP) -> torch.Tensor:
+    """Cut out a random rectangle, resized and perhaps mirrored: (3, size, size) uint8.
 
     The same `seed` always gives the same rectangle.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         box = RandomResizedCrop.get_params(image, list(CROP_SCALE), list(CROP_RATIO))
-        view = F.resized_crop(image, *box, [CROP, CROP])
+        view = F.resized_crop(image, *box, [size, size])
         view = F.hflip(view) if torch.rand(1) < 0.5 else view
     return F.pil_to_tensor(view)
 
 
-def load_views(root: str, path: str, digest: str, numbers: Iterable[int]) -> torch.Tensor:
-    """Decode `root/path` once and return some of its views: (len(numbers), 3, 224, 224) uint8.
+def load_views(
+    root: str, path: str, digest: str, numbers: Iterable[int], size: int = CROP
+) -> torch.Tensor:
+    """Decode `root/path` once and return some of its views: (len(numbers), 3, size, size) uint8.
 
-    View 0 is the plain one, every other a random one. Its seed follows from the file's content and
-    the number alone, so that a view is always the same.
+    View 0 is the plain one, view 1 its mirror image, every other a random one, whose seed follows
+    from the file's content and the number alone: a view is always the same.
 
     Args:
         digest: of the file's content.
@@ -381,12 +381,13 @@ def load_views(root: str, path: str, digest: str, numbers: Iterable[int]) -> tor
         UserError: the content has changed; or see `load_image`.
     """
     file = os.path.join(root, path)
-    image, views = load_image(file), []
+    image, views = load_image(file, size=size), []
     if digest_of_file(file) != digest:
         raise UserError(f"{file}: has changed since the start; run the command again")
     for number in numbers:
         seed = int.from_bytes(hashlib.sha256(f"{number} {digest}".encode()).digest()[:6], "big")
-        views.append(plain_view(image) if number == 0 else random_view(image, seed))
+        view = plain_view(image, size) if number < 2 else random_view(image, seed, size)
+        views.append(view.flip(2) if number == 1 else view)
     return torch.stack(views)
 
 

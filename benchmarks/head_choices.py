@@ -24,7 +24,7 @@ from common import (
 )
 
 import fitting
-from model import REGIONS, Head
+from model import Head
 from support import optimization
 from support.arguments import whole_number
 from support.record_store import default_cache_folder
@@ -130,7 +130,7 @@ def fit(
     order = optimization.balanced_order if balanced else unbalanced_order
     with (
         mock.patch.multiple(optimization, balanced_order=order, MAX_NORM=max_norm),
-        mock.patch.multiple(fitting, LABEL_SMOOTHING=smoothing, REGIONS=REGIONS[regions]),
+        mock.patch.multiple(fitting, LABEL_SMOOTHING=smoothing),
     ):
         history = fitting.fit(
             Head(stored.shape[-1], hidden_units, classes, classes, dropout),

@@ -119,6 +119,20 @@ def whole_number(minimum: int, maximum: int = NO_MAXIMUM) -> Callable[[str], int
     return parse
 
 
+def multiple_of(factor: int, minimum: int, maximum: int) -> Callable[[str], int]:
+    """Return a parser of multiples of `factor` from `minimum` to `maximum`."""
+
+    def parse(text: str) -> int:
+        value = whole_number(minimum, maximum)(text)
+        if value % factor:
+            lower = value - value % factor
+            hint = f"{lower} or {lower + factor}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of {factor}: {hint}")
+        return value
+
+    return parse
+
+
 def count_or_text(text: str) -> int | str:
     """Parse a whole number from 1 on; other text is returned, for a later and better error."""
     try:

@@ -24,7 +24,9 @@ def check_version(path: str | os.PathLike, content: Any, oldest: int, newest: in
         )
 
 
-def check_values(content: dict[str, Any], architectures: Collection[str], image_size: int) -> None:
+def check_values(
+    content: dict[str, Any], architectures: Collection[str], image_sizes: Collection[int]
+) -> None:
     """Check a checkpoint's values beside its weights.
 
     Types come first, and no value is printed: in a hostile file, the comparison or the text of
@@ -46,7 +48,7 @@ def check_values(content: dict[str, Any], architectures: Collection[str], image_
         "arguments": type(content["arguments"]) is dict,
         "hidden_units": _is_within(1, 10**9, content["hidden_units"]),
         "num_outputs": _is_within(len(classes), 10**9, content["num_outputs"]),
-        "image_size": _is_within(image_size, image_size, content["image_size"]),
+        "image_size": type(content["image_size"]) is int and content["image_size"] in image_sizes,
         "dropout": _is_within(0, 1, content["dropout"]),
         "temperature": _is_within(1e-6, 1e6, content["temperature"]),
         "means or stds": len(content["means"]) == len(content["stds"]) == 3

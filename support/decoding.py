@@ -27,6 +27,7 @@ INTEGER_MAXIMA = (255, 65535, 2**31 - 1)  # of 32-bit integers without tags
 CLIPPED = 1e-3  # fraction of pixels that may be above the maximum
 NEARLY = 16  # of 255: an image whose pixels are all closer to black, or to white, is reported
 SRGB_TOLERANCE = 3  # of 255: a profile that changes no color by more is taken for sRGB
+THUMBNAIL = 512  # pixels of the longer side
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")  # chunks that may be too large for Pillow, or damaged
 
@@ -267,3 +268,10 @@ def _number(value) -> float | None:
     """Return the first of a tag's numbers, if it is one."""
     value = value[0] if isinstance(value, tuple) and value else value
     return float(value) if isinstance(value, (int, float)) else None
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    """Return a copy of an image of at most THUMBNAIL pixels, for people to look at."""
+    image = image.copy()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image

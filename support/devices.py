@@ -15,7 +15,7 @@ from support.arguments import UserError
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 MAX_WORKERS = 16
 CGROUPS, CGROUP_FILES = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # images; benchmarks/choices.py compares them
+BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # of 224 pixels; benchmarks/choices.py compares
 
 
 def select_device(name: str) -> torch.device:
@@ -88,6 +88,11 @@ def limit_threads() -> None:
     """Let torch use no more threads than there are cores: it does not know of cgroups."""
     if torch.get_num_threads() > available_cores():
         torch.set_num_threads(available_cores())
+
+
+def default_batch_size(device: torch.device, image_size: int) -> int:
+    """Return how many images of `image_size` pixels, at least 1, a pass of the network takes."""
+    return max(1, round(BATCH_SIZES[device.type] * (224 / image_size) ** 2))
 
 
 def default_workers(device: torch.device) -> int:

@@ -138,3 +138,13 @@ def shrink_covariance(covariance: torch.Tensor, count: int) -> torch.Tensor:
     weight = weight.clamp(max=1)
     identity = torch.eye(size, dtype=covariance.dtype)
     return (1 - weight) * covariance + weight * scale * identity
+
+
+def calibrated_novelty(
+    detector: NoveltyDetector | None, known: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """Calibrate a detector on known images, and return the novelty (N,) of what it measured."""
+    if detector is None:
+        return torch.full((len(values),), torch.nan)
+    detector.calibrate(known)
+    return detector.novelty_of(values)

@@ -25,6 +25,15 @@ EXPORT_PACKAGES = ("onnx", "onnxscript")
 OPSET = 18  # of ONNX's operators; fixed, so that the file does not depend on torch's version
 RUN_BATCH_SIZE = 4
 MAX_DIFFERENCE = 1e-4  # in probability and novelty
+PREPROCESSING = (
+    "Turn the image upright (EXIF). Convert it to 8-bit sRGB by its color profile, transparency "
+    "on white. If a side is more than {longest} times the other, cut out the middle of it, "
+    "{longest} times the other long. Resize, bilinear with antialiasing: the short side to "
+    "{short} pixels, the long side to {short} * long / short, rounded down. Cut out {size} x "
+    "{size} pixels in the center. What is cut out begins at half the difference of the lengths, "
+    "rounded to the nearest integer, halves to the even one. Pass the pixels as uint8 (0-255), "
+    "channels first: (N, 3, {size}, {size}). Do not normalize: the model does."
+)
 
 
 class ImagesToProbabilities(nn.Module):
@@ -59,6 +68,17 @@ class ImagesToProbabilities(nn.Module):
         # Not torchvision's normalize, which branches on the values of stds: exporters cannot.
         normalized = (images.float() / 255 - self.means) / self.stds
         return self.classifier(normalized)[: len(self.output_names)]
+
+
+def describe_preprocessing(size: int, short: int, longest: int) -> str:
+    """Say how an image becomes the input of a model, to a program that has the file alone.
+
+    Args:
+        size: of the input, in pixels.
+        short: what the short side is resized to.
+        longest: the largest ratio of the sides.
+    """
+    return PREPROCESSING.format(size=size, short=short, longest=longest)
 
 
 def export_onnx(

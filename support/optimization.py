@@ -42,34 +42,40 @@ def optimize(
         loss_of: indices (B,) of samples -> their mean loss.
         labels: (samples,) int64. Each epoch has equally many samples of each: this is 0.9 points of
             accuracy where categories have 4 to 40 images (benchmarks/README.md), at no cost.
-        valid_logits: returns those of the validation images, (N, num_classes).
+        valid_logits: returns those of the validation images, (N, num_classes), if there are any.
         learning_rate: the maximum of the schedule.
         rates: modules, each with its fraction of the learning rate.
         epochs: their numbers in the history.
-        on_epoch: called after each epoch with its row of the history and the state that resuming
-            needs.
-        state: the state to resume from, to the same bits on a CPU.
+        on_epoch: called after each epoch with its row and the state that resuming needs.
+        state: the state to resume from, to the same bits on a CPU; if the epochs after these had
+            begun, nothing is left to do; if these had not, they start from the beginning.
         history: of earlier epochs.
 
     Returns:
-        The history: for each epoch "epoch" (from 1), "train_loss", "valid_loss" (cross entropy) and
-        "valid_accuracy" (0-1).
+        The history: for each epoch "epoch" (from 1), "train_loss", and, if there are validation
+        images, "valid_loss" (cross entropy) and "valid_accuracy" (0-1); empty if nothing was left.
 
     Raises:
         UserError: the loss exceeds MAX_LOSS or is not finite, or the state is damaged.
     """
+    first = (state or {}).get("first_epoch")
+    if first == epochs.stop:
+        return []
+    if first == 1 != epochs.start:
+        state = None
     steps = math.ceil(balanced_size(labels) / batch_size)  # of an epoch
     optimizer, schedule = _make_optimizer(model, learning_rate, rates, len(epochs) * steps)
     modules: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     history = _restore(modules, state, epochs, steps) if state else list(history or [])
     for epoch in epochs[len(history) - epochs.start + 1 :]:
         train_loss = _train_one_epoch(model, loss_of, labels, optimizer, schedule, batch_size)
-        valid = metrics(valid_logits(), valid_labels)
-        if not train_loss + valid["loss"] < MAX_LOSS:
+        row = {"epoch": epoch, "train_loss": train_loss}
+        if len(valid_labels):
+            valid = metrics(valid_logits(), valid_labels)
+            row |= {"valid_loss": valid["loss"], "valid_accuracy": valid["accuracy"]}
+        if not train_loss + row.get("valid_loss", 0) < MAX_LOSS:
             reason = f"the loss is {train_loss:.3g} in epoch {epoch}"
             raise UserError(f"{reason}; try a --learning_rate smaller than {learning_rate:g}")
-        row = {"epoch": epoch, "train_loss": train_loss}
-        row |= {"valid_loss": valid["loss"], "valid_accuracy": valid["accuracy"]}
         history.append(row)
         state = {name: module.state_dict() for name, module in modules.items()}
         state |= {"history": history, "random": torch.get_rng_state()}
@@ -79,10 +85,11 @@ def optimize(
 
 def format_epoch(row: dict, epochs: int) -> str:
     """Format a row of the history as a line."""
-    return (
-        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:6.3f}  "
-        f"valid loss {row['valid_loss']:6.3f}  valid accuracy {row['valid_accuracy']:6.1%}"
-    )
+    line = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:6.3f}"
+    if "valid_loss" not in row:
+        return line
+    accuracy = f"valid accuracy {row['valid_accuracy']:6.1%}"
+    return f"{line}  valid loss {row['valid_loss']:6.3f}  {accuracy}"
 
 
 def used_epoch(history: list[dict], epochs: int) -> dict:
@@ -115,7 +122,7 @@ def _restore(modules: dict[str, Any], state: dict, epochs: range, steps: int) ->
         for name, module in modules.items():
             module.load_state_dict(state[name])
         history, done = state["history"], len(state["history"]) - epochs.start + 1
-        values = [row[name] for row in history for name in ("train_loss", "valid_loss")]
+        values = [row.get(name, 0.0) for row in history for name in ("train_loss", "valid_loss")]
         is_valid = (
             [row["epoch"] for row in history] == list(range(1, len(history) + 1))
             and 0 < done <= len(epochs)
@@ -168,11 +175,12 @@ def _train_one_epoch(
     """Take one step for each batch; returns the mean loss over samples."""
     model.train()
     order, total = balanced_order(labels), 0.0
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for batch in order.split(batch_size):
         loss = loss_of(batch)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        nn.utils.clip_grad_norm_(parameters, MAX_NORM)
         optimizer.step()
         schedule.step()
         total += loss.item() * len(batch)

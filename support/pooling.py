@@ -25,3 +25,8 @@ def pool_regions(maps: torch.Tensor, regions: Sequence[Region]) -> torch.Tensor:
         averages = region.mean((2, 3), dtype=torch.float32)
         pooled.append(torch.cat([averages, region.amax((2, 3))], 1))  # (N, 2 * C)
     return torch.stack(pooled, 1).clamp(min=1e-6).sqrt()
+
+
+def replace_second_stage(features: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return features (..., num_features) with another second stage (..., num_features / 2)."""
+    return torch.cat([features[..., : -second.shape[-1]], second], -1)

@@ -332,9 +332,9 @@ def views_of(root, paths, numbers=(0,)) -> list[features.View]:
     return features.views_of(paths, numbers, digests)
 
 
-def load_views(root, path, numbers) -> torch.Tensor:
+def load_views(root, path, numbers, *size) -> torch.Tensor:
     """Call `utils.load_views` with the digest that the file has now."""
-    return utils.load_views(str(root), path, digest_of_file(Path(root, path)), numbers)
+    return utils.load_views(str(root), path, digest_of_file(Path(root, path)), numbers, *size)
 
 
 def extract(root, views, cache, backbone=None, strict=False, **changes) -> features.Features:

@@ -107,6 +107,8 @@ VALID = [
     (arguments.whole_number(0), "0", 0),
     (arguments.whole_number(1, 5), " 5 ", 5),
     (arguments.whole_number(0), str(10**18), 10**18),
+    (arguments.multiple_of(32, 64, 1024), " 448 ", 448),
+    (arguments.multiple_of(32, 64, 1024), "64", 64),
     (arguments.count_or_text, "12", 12),
     (arguments.count_or_text, "0", "0"),
     (arguments.count_or_text, "many", "many"),
@@ -118,6 +120,8 @@ INVALID = [
     (arguments.fraction, ["1", "-0.1"], "at least 0 and below 1"),
     (arguments.whole_number(0), ["-1", "1.0", "1e3", "", str(10**18 + 1), "9" * 30], "from 0 on"),
     (arguments.whole_number(1, 5), ["0", "6"], "from 1 to 5"),
+    (arguments.multiple_of(32, 64, 1024), ["32", "1056", "x"], "from 64 to 1024"),
+    (arguments.multiple_of(32, 64, 1024), ["450", "479"], "a multiple of 32: 448 or 480"),
 ]
 
 

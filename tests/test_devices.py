@@ -22,6 +22,14 @@ def test_gpu_without_a_gpu_is_a_users_error():
         devices.select_device("gpu")
 
 
+@pytest.mark.parametrize(
+    ("device", "size", "count"),
+    [(CPU, 224, 4), (CPU, 320, 2), (CPU, 448, 1), (CPU, 1024, 1), (CPU, 112, 16), (CUDA, 448, 32)],
+)
+def test_a_batch_has_about_equally_many_pixels_at_any_image_size(device, size, count):
+    assert devices.default_batch_size(device, size) == count
+
+
 @pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("0", 0), ("3", 3), ("5", 1)])
 def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch, local_rank, index):
     """On a machine with 4 GPUs."""

@@ -294,7 +294,20 @@ CHANGED_SETTINGS = {
     "precision": lambda: {"precision": torch.bfloat16},
     "weights": lambda: {"backbone": backbone_of("tiny", seed=1)},
     "stages": lambda: {"backbone": other_stage()},
+    "image_size": lambda: {"image_size": 96},
 }
+
+
+def test_features_are_those_of_views_of_the_image_size(images, tmp_path):
+    backbone, views = backbone_of("tiny"), two_views(images)[:3]
+    for size, regions in ((96, 6), (256, 12)):
+        extracted = extract_tiny(images, views, tmp_path, backbone, image_size=size)
+        assert values(extracted).shape[1] == regions
+        for row, (path, number, _) in zip(values(extracted), views, strict=True):
+            [view] = load_views(images, path, [number], size)
+            with torch.inference_mode():
+                expected = backbone(utils.normalize(view[None]))[0]
+            torch.testing.assert_close(row, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("setting", CHANGED_SETTINGS)

@@ -51,6 +51,12 @@ def test_averages_are_those_of_the_whole_image(tmp_path):
     assert averages.tolist() == [[48, 49, 52, 53], [0, 1, 4, 5]]
 
 
+def test_averages_of_two_scales_are_those_of_the_smaller_one(tmp_path):
+    features = store_features(tmp_path, np.arange(2 * 12 * 8, dtype=np.float16).reshape(2, 12, 8))
+    averages = features.averages(torch.tensor([1, 0]))
+    assert averages.tolist() == [[144, 145, 148, 149], [48, 49, 52, 53]]
+
+
 # ---------------------------------------------------------------- fitting, on made-up features
 
 

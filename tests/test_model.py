@@ -23,10 +23,11 @@ from model import (
     Head,
     fast_copy,
     heat_map,
-    replace_second_stage,
+    num_regions,
 )
 from support.arguments import UserError
-from support.pooling import pool_regions
+from support.heat_maps import hires_cam
+from support.pooling import pool_regions, replace_second_stage
 from support.winograd import WinogradConv2d
 
 CPU = torch.device("cpu")
@@ -109,6 +110,19 @@ def test_a_pass_gives_features_and_their_second_stage_follows_from_the_maps():
 def test_the_shape_of_maps_is_known_without_weights(arch):
     assert Backbone(arch).maps_shape(224) == (512, 14, 14)
     assert Backbone(arch).maps_shape(72) == (512, 4, 4)
+
+
+def test_a_large_image_has_the_regions_of_two_scales():
+    backbone, images = small_backbone(), random_images(2, 3, 256, 256)
+    assert [num_regions(size) for size in (64, 224, 256, 448)] == [6, 6, 12, 12]
+    quarters = [images[:, :, y::2, x::2] for y in range(2) for x in range(2)]
+    with torch.inference_mode():
+        features = backbone(images)
+        assert torch.equal(features[:, :6], backbone.features_and_maps(images)[0])
+        half = backbone.features_and_maps(sum(quarters) / 4)[0]
+        assert backbone(images[..., :224, :224]).shape == (2, 6, 384)
+    assert features.shape == (2, 12, 384)
+    torch.testing.assert_close(features[:, 6:], half)
 
 
 def test_the_backbone_is_frozen():
@@ -277,6 +291,18 @@ def test_the_heat_is_what_hiding_a_location_costs():
             costs[y, x] = logit(maps) - logit(less)
     costs = costs.relu() / costs.max()
     assert (costs - heat).abs().max() < 0.05
+
+
+def test_the_heat_of_a_large_image_is_that_of_both_scales(monkeypatch):
+    classifier, view, calls = small_classifier(), random_views(3, 256, 256), []
+    monkeypatch.setattr(model, "hires_cam", lambda *both: calls.append(both) or hires_cam(*both))
+    heat = heat_map(classifier, view, "b")
+    [(maps, logit_of)] = calls
+    assert [scale.shape[2:] for scale in maps] == [(64, 64), (32, 32)] and heat.shape == (64, 64)
+    image = utils.normalize(view[None], classifier.means, classifier.stds)
+    with torch.inference_mode():
+        logit = classifier.head.image_logits(classifier.backbone(image))[0, 1]
+        assert logit_of(maps).item() == pytest.approx(logit.item(), rel=1e-5)
 
 
 def test_a_heat_map_leaves_the_model_as_it_is():
@@ -523,7 +549,7 @@ INVALID_VALUES = {
         [[0, 0, 0]] * 3,
     ],
     "stds": [[0.1, 0.2], [0.1, 0.2, 0], [0.1, 0.2, -0.1], [1e-300] * 3, {}, None],
-    "image_size": [0, 448, "224", None],
+    "image_size": [0, 32, 225, 2**20, 224.0, "224", None],
     "state_dict": [None, [], {}, "text", {1: 2}],
     "format_version": [None, "3", 3.0, math.nan, [3]],
     "epoch": [],

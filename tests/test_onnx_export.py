@@ -148,6 +148,16 @@ def test_a_file_predicts_as_its_model_does(exported, count):
     assert difference((probs, novelty), classifier.predict_views(views(count))) < 1e-5
 
 
+def test_a_file_for_large_images_predicts_as_its_model_does(packages, tmp_path):
+    """They pass through the network at two scales."""
+    classifier = small_classifier(image_size=256)
+    export_onnx(module_of(classifier), 256, tmp_path / "large.onnx", {})
+    images = torch.from_numpy(np.stack([np.asarray(draw(k, k, 256, 256)) for k in range(3)]))
+    images = images.permute(0, 3, 1, 2).contiguous()
+    outputs = onnx_outputs(tmp_path / "large.onnx", images)
+    assert difference(outputs, classifier.predict_views(images)) < 1e-5
+
+
 def test_outputs_that_differ_are_an_error(exported):
     classifier, path = exported
     expected = classifier.predict_views(views())

@@ -323,12 +323,20 @@ def wait_until(condition) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5])
-def test_a_run_resumes_after_any_epoch(data, tiny, call, tmp_path, monkeypatch, epochs):
-    """Also where the last block is fine-tuned: 3 epochs of the head, then 2."""
-    flags = ("--fine_tune", 2, "--learning_rate", 0.003)
+@pytest.mark.parametrize(
+    ("flags", "total", "epochs"),
+    [
+        *[(("--fine_tune", 2, "--learning_rate", 0.003), 5, epochs) for epochs in range(1, 6)],
+        *[(("--final",), 6, epochs) for epochs in (2, 3, 4, 6)],
+    ],
+)
+def test_a_run_resumes_after_any_epoch(
+    data, tiny, call, tmp_path, monkeypatch, flags, total, epochs
+):
+    """Also where the last block is fine-tuned, or a final head is fitted, after 3 epochs."""
     assert call("train.py", *words(data, tmp_path, *flags, epochs=3)).returncode == 0
-    assert torch.load(tmp_path / "model.pth", weights_only=True)["epoch"] > 3
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    assert (content["epoch"] > 3) == ("--fine_tune" in flags)
     expected = state_of(tmp_path / "model.pth")
     save, states = UnfinishedRun.save, []
 
@@ -345,8 +353,10 @@ def test_a_run_resumes_after_any_epoch(data, tiny, call, tmp_path, monkeypatch, 
     done = call("train.py", *words(data, tmp_path, *flags, "--resume", epochs=3))
     assert done.returncode == 0, done.stderr
     numbers = [line.split()[1] for line in epochs_of(done.stdout)]
-    assert numbers == [f"{number}/5" for number in range(epochs + 1, 6)]
+    assert numbers == [f"{number}/{total}" for number in range(epochs + 1, total + 1)]
     assert same_bits(state_of(tmp_path / "model.pth"), expected)
+    resumed = torch.load(tmp_path / "model.pth", weights_only=True)
+    assert resumed["metrics"] == content["metrics"]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from conftest import (
 )
 
 import utils
-from model import Head
+from model import Head, load_checkpoint
 from support.metrics import TEMPERATURES
 
 
@@ -162,7 +162,12 @@ def test_flags_of_the_head_have_an_effect_and_need_no_new_features(train_tiny, f
 
 @pytest.mark.parametrize(
     "flags",
-    [["--views", 2], ["--means", "0.4,0.5,0.6"], ["--stds", "0.4,0.5,0.6"]],
+    [
+        ["--views", 2],
+        ["--image_size", 96],
+        ["--means", "0.4,0.5,0.6"],
+        ["--stds", "0.4,0.5,0.6"],
+    ],
     ids=lambda flags: flags[0],
 )
 def test_flags_of_the_features_have_an_effect(train_tiny, flags):
@@ -174,6 +179,68 @@ def test_flags_of_the_features_have_an_effect(train_tiny, flags):
     count = 48 if "--views" in flags else 32
     assert f"features: {count}/{count}" in done.stderr
     assert not same_bits(head_of(state_of(path)), before)
+
+
+@pytest.mark.parametrize("size", [96, 256])
+def test_the_checkpoint_carries_the_image_size_to_the_prediction(train_tiny, call, images, size):
+    done, path = train_tiny("--image_size", size)
+    assert done.returncode == 0, done.stderr
+    classifier = load_checkpoint(path)
+    assert classifier.image_size == size
+    files = sorted((images / "test").rglob("*.jpg"))
+    views = torch.stack([utils.load_plain_view(file, size) for file in files])
+    probs, _ = classifier.predict_views(views)
+    metrics = torch.load(path, weights_only=True)["metrics"]
+    labels = [classifier.class_to_idx[file.parent.name] for file in files]
+    accuracy = (probs.argmax(1) == torch.tensor(labels)).float().mean().item()
+    assert accuracy == pytest.approx(metrics["test_accuracy"])
+    flags = ("--checkpoint", path, "--format", "csv", "--precision", "float32", "--top_k", 1)
+    rows = list(csv.DictReader(call("predict.py", "--input", *files, *flags).stdout.splitlines()))
+    for row, row_probs in zip(rows, probs, strict=True):
+        assert float(row["probability"]) == pytest.approx(row_probs.max().item(), abs=1e-4)
+    assert call("predict.py", "--evaluate", images, *flags[:2]).returncode == 0
+
+
+def test_a_check_reports_images_below_the_image_size(call, images):
+    flags = ("--data_dir", images, "--check", "--image_size", 96, "--arch", "vgg13")
+    done = call("train.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "below 96 pixels" in done.stdout and "below 224 pixels" not in done.stdout
+
+
+def test_the_final_head_learns_from_valid_as_well_and_is_calibrated_by_the_first(train_tiny):
+    done, path = train_tiny()
+    first = torch.load(path, weights_only=True)
+    done, path = train_tiny("--final")
+    assert done.returncode == 0, done.stderr
+    final = torch.load(path, weights_only=True)
+    lines = epochs_of(done)
+    assert [line.split()[1] for line in lines] == [f"{number}/8" for number in range(1, 9)]
+    assert ["valid" in line for line in lines] == [True] * 4 + [False] * 4
+    assert final["temperature"] == first["temperature"]
+    assert final["epoch"] == first["epoch"] == 4
+    for name in ("train_loss", "valid_loss", "valid_accuracy"):
+        assert final["metrics"][name] == first["metrics"][name]
+    assert not same_bits(head_of(final["state_dict"]), head_of(first["state_dict"]))
+    counts = [content["state_dict"]["head.mean"] for content in (first, final)]
+    assert not torch.equal(*counts)  # of the features of train, and of train and valid
+    assert final["arguments"]["final"]
+
+
+def test_the_final_head_is_the_head_of_a_folder_whose_train_has_valid_too(
+    train_tiny, call, own_images, tmp_path
+):
+    """Both see the same images in the same order; the categories have equally many."""
+    joined = shutil.copytree(own_images, tmp_path / "joined")
+    for path in (joined / "valid").rglob("*.jpg"):
+        shutil.copy(path, joined / "train" / path.parent.name / path.name)
+    means = []
+    for root, flags in ((own_images, ["--final"]), (joined, [])):
+        done, path = train_tiny("--data_dir", root, "--output_cat", 2, *flags)
+        assert done.returncode == 0, done.stderr
+        means.append(state_of(path))
+    assert torch.allclose(means[0]["head.mean"], means[1]["head.mean"], atol=1e-5)
+    assert torch.allclose(means[0]["head.std"], means[1]["head.std"], atol=1e-5)
 
 
 def test_fine_tuning_continues_after_the_last_epoch(train_tiny, call, images):
@@ -464,6 +531,7 @@ def test_a_save_dir_that_cannot_be_written_is_noticed_before_the_work(call, imag
 
 INVALID_VALUES = {
     "--output_cat": ["0", "-1", "2.5", "many", "", "1" * 30],
+    "--image_size": ["0", "32", "225", "1056", "448x448", "-64"],
     "--views": ["0", "1001", "two"],
     "--workers": ["-1", "257", "1.5"],
     "--arch": ["vgg19"],
@@ -497,6 +565,9 @@ def test_an_invalid_value_is_named(call, images, flag, value):
         ([], "--data_dir"),
         (["--data_dir", "flowers", "--output_cat", "3", "--color", "red"], "--color"),
         (["--data_dir", "flowers", "--output_cat"], "--output_cat"),
+        (["--data_dir", "flowers", "--fine_tune", "1", "--final"], "--fine_tune"),
+        (["--data_dir", "flowers", "--fine_tune", "1", "--image_size", "256"], "--image_size"),
+        (["--data_dir", "flowers", "--check", "--check_labels"], "leave out --check"),
     ],
 )
 def test_missing_and_unknown_flags_are_named(call, flags, word):

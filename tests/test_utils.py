@@ -16,10 +16,12 @@ from conftest import CATEGORIES, ROOT, all_images, draw, load_views, not_root
 from PIL import Image, ImageOps
 from torchvision.datasets import Flowers102
 from torchvision.models import VGG16_Weights
+from torchvision.transforms import functional as F
 
 import utils
 from support import decoding, folders
 from support.arguments import UserError
+from support.onnx_export import describe_preprocessing
 
 # ---------------------------------------------------------------- data folders
 
@@ -720,10 +722,11 @@ def cut_out(image: Image.Image, sides) -> Image.Image:
     return image.crop((left, top, left + sides[0], top + sides[1]))
 
 
+@pytest.mark.parametrize(("view_size", "short_side"), [(224, 256), (96, 110), (448, 512)])
 @pytest.mark.parametrize(
     "size", [(100, 90), (640, 427), (300, 811), (257, 256), (259, 256), (256, 261), (14, 903)]
 )
-def test_plain_views_follow_from_the_text_for_other_programs(tmp_path, size):
+def test_plain_views_follow_from_the_text_for_other_programs(tmp_path, size, view_size, short_side):
     """Nothing but what PREPROCESSING says is used here, with Pillow and Python's `round`."""
     path = tmp_path / "image.png"
     draw(2, 5, *size).save(path)
@@ -732,13 +735,20 @@ def test_plain_views_follow_from_the_text_for_other_programs(tmp_path, size):
     longest = 64 * min(image.size)
     image = cut_out(image, [min(side, longest) for side in image.size])
     short = min(image.size)
-    sides = [256 * side // short for side in image.size]
-    image = cut_out(image.resize(sides, Image.Resampling.BILINEAR), (224, 224))
+    sides = [short_side * side // short for side in image.size]
+    image = cut_out(image.resize(sides, Image.Resampling.BILINEAR), (view_size, view_size))
     pixels = np.array(image)
-    view = utils.plain_view(utils.load_image(path))
+    view = utils.load_plain_view(path, view_size)
     assert torch.equal(view, torch.from_numpy(pixels).permute(2, 0, 1))
-    for rule in ("256 * long / short, rounded down", "halves to the even", "64 times the other"):
-        assert rule in utils.PREPROCESSING
+    assert utils.short_side(view_size) == short_side
+    text = describe_preprocessing(view_size, short_side, utils.MAX_ASPECT)
+    for rule in (
+        f"{short_side} * long / short, rounded down",
+        f"Cut out {view_size} x {view_size} pixels",
+        "halves to the even",
+        "64 times the other",
+    ):
+        assert rule in text
 
 
 @pytest.mark.parametrize("size", [(100, 90), (640, 427), (300, 811), (257, 256), (224, 31)])
@@ -787,8 +797,28 @@ def test_views_are_numbered(images):
     views = load_views(images, path, [0, 1, 2])
     image = utils.load_image(images / path)
     assert torch.equal(views[0], utils.plain_view(image))
+    assert torch.equal(views[1], views[0].flip(2))
     assert len(views.unique(dim=0)) == 3
     assert torch.equal(load_views(images, path, [2])[0], views[2])
+
+
+def test_views_have_the_size_that_is_asked_for(images):
+    path = all_images(images)[0]
+    views = load_views(images, path, [0, 1, 2], 96)
+    image = utils.load_image(images / path, size=96)
+    assert views.shape == (3, 3, 96, 96)
+    assert torch.equal(views[0], utils.plain_view(image, 96))
+    small = F.resize(load_views(images, path, [2])[0], [96, 96], antialias=True)
+    assert (views[2].float() - small.float()).abs().mean() < 8  # the same rectangle
+
+
+def test_a_large_jpeg_is_decoded_for_the_size_of_its_views(tmp_path):
+    draw(1, 3, 3200, 2400).save(tmp_path / "large.jpg")
+    sizes = [min(utils.load_image(tmp_path / "large.jpg", size=s).size) for s in (64, 224, 448)]
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert all(
+        side >= 2 * utils.short_side(s) for side, s in zip(sizes, (64, 224, 448), strict=True)
+    )
 
 
 def test_random_views_follow_from_the_images_content(tmp_path):
@@ -796,7 +826,7 @@ def test_random_views_follow_from_the_images_content(tmp_path):
     shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
     draw(2, 1).save(tmp_path / "other.png", optimize=True)  # equal pixels in other bytes
     names = ("a.png", "b.png", "other.png")
-    first, copy, other = (load_views(tmp_path, name, [0, 1]) for name in names)
+    first, copy, other = (load_views(tmp_path, name, [0, 2]) for name in names)
     assert torch.equal(first, copy)
     assert torch.equal(first[0], other[0]) and not torch.equal(first[1], other[1])
 
