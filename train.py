@@ -90,7 +90,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--resume", action="store_true", help="continue the same command after an interruption")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
     add("--precision", choices=devices.PRECISIONS, default="auto", help="(%(default)s)")
-    cache = "stores features for later runs, 24-48 KB a view; delete it to clear them (%(default)s)"
+    cache = "stores features for later runs, 24 KB a view; delete it to clear them (%(default)s)"
     add("--cache_dir", default=str(default_cache_folder()), help=cache)
     add("--no_cache", action="store_true", help="store no features for later runs")
     args = parser.parse_args(command_line)

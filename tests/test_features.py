@@ -392,3 +392,16 @@ def test_a_cache_that_cannot_be_written_is_named(images, tmp_path, locked_folder
 def test_the_time_of_a_view_is_measured(images):
     paths = all_images(images)[:3]
     assert features.seconds_per_view("tiny", str(images), paths, features.Settings()) > 0
+
+
+def test_the_seconds_of_a_view_are_those_of_the_image_size(images, monkeypatch):
+    sizes, forward = set(), Backbone.features_and_maps
+
+    def recording(self, inputs):
+        sizes.add(tuple(inputs.shape[2:]))
+        return forward(self, inputs)
+
+    monkeypatch.setattr(Backbone, "features_and_maps", recording)
+    settings = features.Settings(image_size=256)
+    features.seconds_per_view("tiny", str(images), all_images(images)[:2], settings)
+    assert sizes == {(256, 256), (128, 128)}

@@ -341,6 +341,26 @@ def test_the_detector_is_fitted_on_train_and_calibrated_on_valid(made_up):
     assert evaluation.detector is None and evaluation.novelty.isnan().all()
 
 
+def test_a_final_head_is_evaluated_but_calibrated_by_the_first_one(made_up):
+    rows = {"train": torch.arange(20), "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
+    head, _ = fit(made_up, rows["train"], rows["valid"])
+    final, _ = fit(made_up, torch.arange(30), rows["valid"])
+    samples = Samples(made_up.features, made_up.labels, rows)
+    first = fitting.evaluate(head, samples)
+    evaluation = fitting.evaluate(head, samples, final)
+    with torch.inference_mode():
+        hidden, known = final.image_hidden(made_up.values), head.image_hidden(made_up.values)
+        logits, known_logits = final.output(hidden), head.output(known)
+    assert evaluation.temperature == first.temperature
+    torch.testing.assert_close(evaluation.probs, (logits[30:] / first.temperature).softmax(1))
+    batches = [(hidden[:30], made_up.labels[:30])]  # of train and valid
+    expected = novelty.fit_detector(batches, final.hidden_units, final.num_classes)
+    expected.calibrate(first.detector.measure(known[20:30], known_logits[20:30]))
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(evaluation.detector.state_dict()[name], tensor)
+    torch.testing.assert_close(evaluation.novelty, expected(hidden[30:], logits[30:]))
+
+
 # ---------------------------------------------------------------- fine-tuning, on small images
 
 

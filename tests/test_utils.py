@@ -816,6 +816,8 @@ def test_a_large_jpeg_is_decoded_for_the_size_of_its_views(tmp_path):
     draw(1, 3, 3200, 2400).save(tmp_path / "large.jpg")
     sizes = [min(utils.load_image(tmp_path / "large.jpg", size=s).size) for s in (64, 224, 448)]
     assert sizes[0] < sizes[1] < sizes[2]
+    [view] = load_views(tmp_path, "large.jpg", [0], 448)
+    assert torch.equal(view, utils.load_plain_view(tmp_path / "large.jpg", 448))
     assert all(
         side >= 2 * utils.short_side(s) for side, s in zip(sizes, (64, 224, 448), strict=True)
     )
