@@ -89,8 +89,7 @@ def fit_network(
 ) -> tuple[list[dict], Samples]:
     """Fit the head, then the final head or the backbone's last block if asked for; or resume that.
 
-    Returns:
-        The history without the final head's epochs, and the samples; see `fine_tune`.
+    Returns the history without the final head's epochs, and the samples; see `fine_tune`.
     """
     total = args.epochs + (args.epochs if final else args.fine_tune)
     state = unfinished.state_for(samples.features.identity())
@@ -105,12 +104,19 @@ def fit_network(
         learning_rate=args.learning_rate,
         batch_size=args.batch_size,
         on_epoch=on_epoch,
-        state=state,
     )
-    history = fit_head(head, samples)
+    history: list[dict] = []
+    if not state or state.get("first_epoch") != args.epochs + 1:  # the head is not fitted yet
+        history, state = fit_head(head, samples, state=state), None
     if final:
-        joined = samples.with_valid_in_train()
-        history = fit_head(final, joined, first_epoch=args.epochs + 1, fitted=head, history=history)
+        history = fit_head(
+            final,
+            samples.with_valid_in_train(),
+            first_epoch=args.epochs + 1,
+            fitted=head,
+            history=history,
+            state=state,
+        )
     if args.fine_tune:
         return fine_tune(
             backbone,
@@ -301,8 +307,9 @@ def evaluate(head: Head, samples: Samples, final: Head | None = None) -> Evaluat
     detector = fit_detector_on(head, features, labels, rows["train"])
     valid, known = compute_outputs(head, detector, features, rows["valid"])
     if final is not None:
-        joined = samples.with_valid_in_train().rows["train"]
-        head, detector = final, fit_detector_on(final, features, labels, joined)
+        head, joined = final, samples.with_valid_in_train().rows["train"]
+        if detector is not None:  # without one, nothing was measured that calibrates another
+            detector = fit_detector_on(final, features, labels, joined)
     test, values = compute_outputs(head, detector, features, rows["test"])
     novelty = calibrated_novelty(detector, known, values)
     temperature, test_labels = fit_temperature(valid, labels[rows["valid"]]), labels[rows["test"]]
@@ -330,14 +337,14 @@ def cross_validate(
     See `fit` for the other arguments and errors.
     """
     features, labels, rows, views = samples
-    row_folds = torch.full_like(labels, -1)
+    plain, row_folds = samples.plain_rows(), torch.full_like(labels, -1)
     count = len(rows["train"]) // views
     row_folds[rows["train"]] = folds[:count].repeat_interleave(views)
-    row_folds[samples.plain_rows()[count:]] = folds[count:]
+    row_folds[plain[count:]] = folds[count:]
 
     def fit_on(train: torch.Tensor, valid: torch.Tensor) -> Head:
         head, part = new_head(), samples._replace(rows={"train": train, "valid": valid})
         fit(head, part, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
         return head
 
-    return predict_folds(fit_on, features, labels, row_folds, samples.plain_rows())
+    return predict_folds(fit_on, features, labels, row_folds, plain)

@@ -66,7 +66,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--strict", action="store_true", help="stop at the first image that cannot be read")
     add("--means", type=arguments.triple, default=utils.MEANS, help="image means %(default)s")
     add("--stds", type=arguments.positive_triple, default=utils.STDS, help="deviations %(default)s")
-    size = arguments.multiple_of(32, utils.IMAGE_SIZES[0], utils.IMAGE_SIZES[-1])
+    sizes = utils.IMAGE_SIZES
+    size = arguments.multiple_of(sizes.step, sizes[0], sizes[-1])
     add("--image_size", type=size, default=utils.CROP, help="of views, in pixels (%(default)s)")
     add("--views", type=whole_number(1, 1000), default=1, help="of training images (%(default)s)")
     add("--workers", type=whole_number(0, 256), help="processes that decode images (by the cores)")
@@ -107,8 +108,15 @@ def main(command_line: list[str] | None = None) -> None:
     device = devices.select_device(args.device)
     precision = devices.select_precision(device, args.precision)
     workers = devices.default_workers(device) if args.workers is None else args.workers
-    images = (args.means, args.stds)
-    settings = Settings(*images, device, precision, workers, args.image_size, args.fine_tune > 0)
+    settings = Settings(
+        args.means,
+        args.stds,
+        device,
+        precision,
+        workers,
+        image_size=args.image_size,
+        maps=args.fine_tune > 0,
+    )
     with process_group() as rank:
         if rank > 0:
             backbone = model.Backbone(args.arch)

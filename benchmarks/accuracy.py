@@ -26,7 +26,7 @@ import features
 from support.arguments import whole_number
 from support.devices import select_precision
 from support.record_store import default_cache_folder
-from utils import read_data_folder
+from utils import list_images, paths_of, read_data_folder
 
 PUBLISHED = [  # VGGs on these photographs, as their authors report them: images, accuracy, source
     [
@@ -112,10 +112,9 @@ def train(args: argparse.Namespace, seed: int, row: str, subsets: str) -> dict:
 
 
 def seconds_per_image(root: str, image_size: int) -> float:
-    """Measure how long one image of test takes, from its file to its features."""
-    precision = select_precision(CPU)
-    settings = features.Settings(precision=precision, image_size=image_size)
-    return features.seconds_per_view("vgg16", root, read_data_folder(root).paths["test"], settings)
+    """Measure how long one image takes, from its file to its features."""
+    settings = features.Settings(precision=select_precision(CPU), image_size=image_size)
+    return features.seconds_per_view("vgg16", root, list(paths_of(list_images(root))), settings)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from model import Backbone, fast_copy, load_weights  # noqa: E402
 from support import arguments  # noqa: E402
 from support.arguments import UserError  # noqa: E402
 from support.devices import select_precision  # noqa: E402
-from utils import DataFolder, read_data_folder  # noqa: E402
+from utils import DataFolder, list_images, read_data_folder  # noqa: E402
 
 CPU = torch.device("cpu")
 EPOCHS, RATE, BATCH, HIDDEN, DROPOUT = 7, 0.03, 16, 512, 0.5  # train.py's defaults
@@ -73,7 +73,7 @@ def import_seconds() -> float:
 
 def train_command(data_dir: str, weights: str, checkpoint: str, *flags: str) -> list[str]:
     """Return the command that trains on all categories of a data folder, for `timed`."""
-    count = len(read_data_folder(data_dir).class_to_idx)
+    count = len(list_images(data_dir)["train"])
     command = [str(ROOT / "train.py"), "--data_dir", data_dir, "--output_cat", str(count)]
     return [*command, "--weights", weights, "--save_dir", checkpoint, *flags]
 

@@ -44,10 +44,11 @@ def predict_folds(
         plain: (N,) int64, the rows that are predicted, one an image.
     """
     logits, values = torch.empty(len(plain), int(labels.max()) + 1), torch.empty(len(plain), 2)
-    detector, is_valid = None, in_several_folds(labels[plain], folds[plain])
-    numbers = folds[plain].unique().tolist()
+    plain_folds = folds[plain]
+    detector, is_valid = None, in_several_folds(labels[plain], plain_folds)
+    numbers = plain_folds.unique().tolist()
     for fold in progress(numbers, len(numbers), "cross-validation", size=lambda _: 1):
-        held_out = folds[plain] == fold
+        held_out = plain_folds == fold
         rows = ((folds != fold) & (folds >= 0)).nonzero()[:, 0]
         head = fit_on(rows, plain[held_out])
         fitted = fit_detector_on(head, features, labels, rows)

@@ -47,26 +47,22 @@ def optimize(
         rates: modules, each with its fraction of the learning rate.
         epochs: their numbers in the history.
         on_epoch: called after each epoch with its row and the state that resuming needs.
-        state: the state to resume from, to the same bits on a CPU; if the epochs after these had
-            begun, nothing is left to do; if these had not, they start from the beginning.
+        state: the state to resume from, to the same bits on a CPU.
         history: of earlier epochs.
 
     Returns:
         The history: for each epoch "epoch" (from 1), "train_loss", and, if there are validation
-        images, "valid_loss" (cross entropy) and "valid_accuracy" (0-1); empty if nothing was left.
+        images, "valid_loss" (cross entropy) and "valid_accuracy" (0-1).
 
     Raises:
         UserError: the loss exceeds MAX_LOSS or is not finite, or the state is damaged.
     """
-    first = (state or {}).get("first_epoch")
-    if first == epochs.stop:
-        return []
-    if first == 1 != epochs.start:
-        state = None
     steps = math.ceil(balanced_size(labels) / batch_size)  # of an epoch
     optimizer, schedule = _make_optimizer(model, learning_rate, rates, len(epochs) * steps)
     modules: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    history = _restore(modules, state, epochs, steps) if state else list(history or [])
+    history = list(history or [])
+    if state:
+        history = _restore(modules, state, epochs, steps, has_valid=len(valid_labels) > 0)
     for epoch in epochs[len(history) - epochs.start + 1 :]:
         train_loss = _train_one_epoch(model, loss_of, labels, optimizer, schedule, batch_size)
         row = {"epoch": epoch, "train_loss": train_loss}
@@ -109,11 +105,14 @@ def used_epoch(history: list[dict], epochs: int) -> dict:
     return last if quality(last) > quality(fitted) else fitted
 
 
-def _restore(modules: dict[str, Any], state: dict, epochs: range, steps: int) -> list[dict]:
+def _restore(
+    modules: dict[str, Any], state: dict, epochs: range, steps: int, *, has_valid: bool
+) -> list[dict]:
     """Load the state that `on_epoch` got; returns its history.
 
     Args:
         steps: of an epoch.
+        has_valid: whether these epochs have validation images, as all earlier ones had.
 
     Raises:
         UserError: the state is damaged, or of another training.
@@ -122,7 +121,8 @@ def _restore(modules: dict[str, Any], state: dict, epochs: range, steps: int) ->
         for name, module in modules.items():
             module.load_state_dict(state[name])
         history, done = state["history"], len(state["history"]) - epochs.start + 1
-        values = [row.get(name, 0.0) for row in history for name in ("train_loss", "valid_loss")]
+        validated = history if has_valid else history[: epochs.start - 1]
+        values = [row["train_loss"] for row in history] + [row["valid_loss"] for row in validated]
         is_valid = (
             [row["epoch"] for row in history] == list(range(1, len(history) + 1))
             and 0 < done <= len(epochs)

@@ -361,6 +361,16 @@ def test_a_final_head_is_evaluated_but_calibrated_by_the_first_one(made_up):
     torch.testing.assert_close(evaluation.novelty, expected(hidden[30:], logits[30:]))
 
 
+def test_without_a_detector_of_the_first_head_the_final_one_has_none(made_up):
+    """Categories of one image in train have more together with valid: nothing calibrates them."""
+    single = torch.stack([(made_up.labels == k).nonzero()[0, 0] for k in range(3)])
+    rows = {"train": single, "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
+    head, _ = fit(made_up, single, rows["valid"])
+    samples = Samples(made_up.features, made_up.labels, rows)
+    evaluation = fitting.evaluate(head, samples, final=head)
+    assert evaluation.detector is None and evaluation.novelty.isnan().all()
+
+
 # ---------------------------------------------------------------- fine-tuning, on small images
 
 

@@ -505,6 +505,8 @@ DAMAGES = {
     "a momentum of another shape": change_state(
         lambda state: [s.update(momentum_buffer=torch.zeros(2)) for s in optimizer_of(state)]
     ),
+    "no train loss": change_state(lambda state: state["history"][0].pop("train_loss")),
+    "no valid loss": change_state(lambda state: state["history"][0].pop("valid_loss")),
     "a list": lambda path: torch.save([1, 2], path),
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-500]),
 }
