@@ -1,4 +1,4 @@
-"""The network: torchvision's frozen VGG convolutions and a new head; checkpoints.
+"""The network: the frozen convolutions of torchvision's VGG and a new head; checkpoints.
 
     images (N, 3, 224, 224)
     -> backbone -> features (N, 6, 2048), of six regions; of larger images (N, 12, 2048)
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d
-from torchvision import models
 
 from support import imagenet_weights
 from support.arguments import UserError, shorten
@@ -30,6 +29,7 @@ from support.names import display_names
 from support.novelty import NoveltyDetector
 from support.onnx_export import describe_preprocessing
 from support.pooling import pool_regions, replace_second_stage
+from support.vgg import vgg_layers
 from support.winograd import replace_convolutions
 from utils import CROP, IMAGE_SIZES, MAX_ASPECT, normalize, short_side
 
@@ -44,21 +44,22 @@ REGIONS = [(0, 0, 1), (0, 0, 0.7), (0, 0.3, 0.7), (0.3, 0, 0.7), (0.3, 0.3, 0.7)
 
 @dataclass(frozen=True)
 class Architecture:
-    """A torchvision VGG: its builder, its ImageNet weights, and where features are taken.
+    """A VGG: its layers, torchvision's address of its weights, and where features are taken.
 
-    `stages` are indices into torchvision's `features`: the last ReLU before the fourth and before
-    the fifth max-pooling. Both together gave 2 points of accuracy more than the last alone
+    `stages` are indices of layers: the last ReLU before the fourth and before the fifth
+    max-pooling. Both together gave 2 points of accuracy more than the last alone
     (benchmarks/README.md).
     """
 
-    build: Callable[..., models.VGG]
-    imagenet: models.WeightsEnum
+    build: Callable[[], Any]  # nn.Sequential
+    url: str
     stages: tuple[int, int]
 
 
+URL = "https://download.pytorch.org/models/"
 ARCHITECTURES = {
-    "vgg16": Architecture(models.vgg16, models.VGG16_Weights.IMAGENET1K_V1, (22, 29)),
-    "vgg13": Architecture(models.vgg13, models.VGG13_Weights.IMAGENET1K_V1, (18, 23)),
+    "vgg16": Architecture(lambda: vgg_layers(2, 2, 3, 3, 3), f"{URL}vgg16-397923af.pth", (22, 29)),
+    "vgg13": Architecture(lambda: vgg_layers(2, 2, 2, 2, 2), f"{URL}vgg13-19584684.pth", (18, 23)),
 }
 
 
@@ -81,7 +82,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.stages = ARCHITECTURES[arch].stages
         with torch.device("meta"):
-            self.features = ARCHITECTURES[arch].build().features[: self.stages[1] + 1]
+            self.features = ARCHITECTURES[arch].build()[: self.stages[1] + 1]
         channels = [self.features[stage - 1].out_channels for stage in self.stages]
         self.num_features = 2 * sum(channels)  # an average and a maximum of each
         self.requires_grad_(False)
@@ -327,7 +328,7 @@ def heat_map(model: Classifier, view: torch.Tensor, category: str) -> torch.Tens
 
 def load_weights(backbone: Backbone, arch: str, weights: str, seed: int = 0) -> None:
     """Load or make a new backbone's weights; see `imagenet_weights.load_weights`."""
-    imagenet_weights.load_weights(backbone, weights, arch, ARCHITECTURES[arch].imagenet, seed)
+    imagenet_weights.load_weights(backbone, weights, arch, ARCHITECTURES[arch].url, seed)
 
 
 def save_checkpoint(path: str | os.PathLike, model: Classifier) -> None:

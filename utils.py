@@ -17,10 +17,9 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
-from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms import functional as F
 
 from support.arguments import UserError, progress, shorten, warn
+from support.crops import center_crop, random_crop
 from support.decoding import decode
 from support.decoding import thumbnail as thumbnail
 from support.digests import digest_files, digest_of_file
@@ -347,10 +346,7 @@ def load_plain_view(
 
 def plain_view(image: Image.Image, size: int = CROP) -> torch.Tensor:
     """Resize to `short_side` and cut out the center: (3, size, size) uint8."""
-    longest = MAX_ASPECT * min(image.size)
-    if max(image.size) > longest:  # a line of 1 x 60,000 pixels would become 256 x 15 million
-        image = F.center_crop(image, [min(side, longest) for side in image.size[::-1]])
-    return F.pil_to_tensor(F.center_crop(F.resize(image, [short_side(size)]), [size]))
+    return torch.from_numpy(center_crop(image, short_side(size), size, MAX_ASPECT))
 
 
 def random_view(image: Image.Image, seed: int, size: int = CROP) -> torch.Tensor:
@@ -358,12 +354,7 @@ def random_view(image: Image.Image, seed: int, size: int = CROP) -> torch.Tensor
 
     The same `seed` always gives the same rectangle.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        box = RandomResizedCrop.get_params(image, list(CROP_SCALE), list(CROP_RATIO))
-        view = F.resized_crop(image, *box, [size, size])
-        view = F.hflip(view) if torch.rand(1) < 0.5 else view
-    return F.pil_to_tensor(view)
+    return torch.from_numpy(random_crop(image, seed, size, CROP_SCALE, CROP_RATIO))
 
 
 def load_views(
@@ -395,4 +386,6 @@ def normalize(
     views: torch.Tensor, means: Sequence[float] = MEANS, stds: Sequence[float] = STDS
 ) -> torch.Tensor:
     """(N, 3, H, W) uint8 -> float32: range 0-1, minus the means, divided by the deviations."""
-    return F.normalize(F.convert_image_dtype(views), list(means), list(stds))
+    values = views.float() / 255
+    mean, std = (values.new_tensor(three)[:, None, None] for three in (means, stds))
+    return values.sub_(mean).div_(std)

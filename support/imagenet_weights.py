@@ -14,7 +14,6 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -74,14 +73,14 @@ def load_weights_file(backbone: nn.Module, path: str | Path) -> None:
     backbone.requires_grad_(False)
 
 
-def load_weights(backbone: nn.Module, weights: str, arch: str, imagenet: Any, seed: int) -> None:
+def load_weights(backbone: nn.Module, weights: str, arch: str, url: str, seed: int) -> None:
     """Load or make the weights of a new backbone.
 
     Args:
         weights: "imagenet" (found or downloaded), "none" (random, from `seed`), or the path of a
             `state_dict` with torchvision's keys; those of VGG's own classifier are ignored.
         arch: name of the network.
-        imagenet: torchvision's entry of the weights, with their `url`.
+        url: torchvision's address of the ImageNet weights.
 
     Raises:
         UserError: the file is missing or does not fit; or no source of ImageNet weights works.
@@ -89,7 +88,7 @@ def load_weights(backbone: nn.Module, weights: str, arch: str, imagenet: Any, se
     if weights == "none":
         randomize_weights(backbone, seed)
     elif weights == "imagenet":
-        load_imagenet_weights(backbone, arch, imagenet.url)
+        load_imagenet_weights(backbone, arch, url)
     else:
         load_weights_file(backbone, weights)
 

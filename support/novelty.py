@@ -42,7 +42,7 @@ class NoveltyDetector(nn.Module):
     def __init__(self, hidden_units: int, num_classes: int):
         super().__init__()
         size = min(hidden_units, MAX_UNITS)
-        self.register_buffer("whitening", torch.eye(size))
+        self.register_buffer("whitening", torch.zeros(size, size))
         self.register_buffer("means", torch.zeros(num_classes, size))
         self.register_buffer("calibration", torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
 

@@ -65,7 +65,6 @@ class ImagesToProbabilities(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Images (N, 3, H, W) uint8 -> `output_names`, float32."""
-        # Not torchvision's normalize, which branches on the values of stds: exporters cannot.
         normalized = (images.float() / 255 - self.means) / self.stds
         return self.classifier(normalized)[: len(self.output_names)]
 

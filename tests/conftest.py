@@ -301,7 +301,7 @@ def detector_of(hidden_units: int, num_classes: int = 3) -> novelty.NoveltyDetec
 def tiny() -> Iterator[str]:
     """The name of one more architecture, for this process; see tiny_train.py."""
     with pytest.MonkeyPatch.context() as patch:
-        architecture = model.Architecture(tiny_train.build, None, tiny_train.STAGES)
+        architecture = model.Architecture(tiny_train.build, "", tiny_train.STAGES)
         patch.setitem(model.ARCHITECTURES, "tiny", architecture)
         yield "tiny"
 

@@ -3,7 +3,6 @@
 import math
 import os
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +72,8 @@ def test_the_backbone_is_torchvisions_with_two_stages_pooled(arch):
     missing, _ = vgg.load_state_dict(backbone.state_dict(), strict=False, assign=True)
     assert all(name.startswith("classifier.") for name in missing)
     layers = list(vgg.features)
+    assert repr(model.ARCHITECTURES[arch].build()) == repr(vgg.features)
+    assert model.ARCHITECTURES[arch].url == models.get_model_weights(arch)["IMAGENET1K_V1"].url
     *_, fourth, fifth = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
     images = random_images(2, 3, 64, 96)
     with torch.inference_mode():
@@ -329,9 +330,9 @@ def tiny_architecture(tmp_path_factory):
     path = tmp_path_factory.mktemp("server") / "tiny-0123abcd.pth"
 
     def build():
-        return models.VGG(models.vgg.make_layers([8, "M", 16, "M"]))
+        return models.vgg.make_layers([8, "M", 16, "M"])
 
-    tiny = Architecture(build, SimpleNamespace(url=path.as_uri()), (1, 4))
+    tiny = Architecture(build, path.as_uri(), (1, 4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.ARCHITECTURES, "tiny", tiny)
         yield

@@ -16,6 +16,7 @@ from conftest import CATEGORIES, ROOT, all_images, draw, load_views, not_root
 from PIL import Image, ImageOps
 from torchvision.datasets import Flowers102
 from torchvision.models import VGG16_Weights
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
 import utils
@@ -781,6 +782,17 @@ def test_random_views_follow_from_their_seed_alone():
     views = torch.stack([utils.random_view(image, seed) for seed in range(12)])
     assert views.shape == (12, 3, 224, 224) and views.dtype == torch.uint8
     assert len(views.unique(dim=0)) == 12
+
+
+@pytest.mark.parametrize("size", [(300, 200), (31, 224), (640, 427)])
+def test_random_views_equal_torchvisions(size):
+    image = draw(2, 5, *size)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        box = RandomResizedCrop.get_params(image, [0.5, 1], [3 / 4, 4 / 3])
+        expected = F.resized_crop(image, *box, [96, 96])
+        expected = F.hflip(expected) if torch.rand(1) < 0.5 else expected
+        assert torch.equal(utils.random_view(image, seed, 96), F.pil_to_tensor(expected))
 
 
 def test_random_views_are_sometimes_mirrored():
