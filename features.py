@@ -1,8 +1,8 @@
 """Each view of each image goes through the backbone once; its features are cached on disk.
 
 A frozen backbone gives the same features in every epoch and in every run, so they are computed
-once, appended to a file, and read from there. The memory that this needs does not depend on the
-number of images. Under torchrun, the processes share the images.
+once, appended to a file, and read from there: at once if they fit into MEMORY_LIMIT, else batch by
+batch. Under torchrun, the processes share the images.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from support.parallel import (
 )
 from support.record_store import KEY_BYTES, MISSING, RecordStore
 
-LAYOUT = 7  # of the stored records; in the cache's key, as is all that features depend on
+LAYOUT = 8  # of the stored records; in the cache's key, as is all that features depend on
 TRIALS = 8  # images that `seconds_per_view` measures
+MEMORY_LIMIT = 10**9  # bytes of features that are read at once: of 40,000 views
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Features:
     row: np.ndarray
     digest: str = ""
     failures: dict[str, str] = field(default_factory=dict)
+    _loaded: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.file)
@@ -111,9 +113,12 @@ class Features:
         Raises:
             UserError: a file has been deleted or cut off.
         """
-        if isinstance(index, tuple):
-            return self._read("features", *index)
-        return self._read("features", index)
+        size = len(self) * self.store.dtype["features"].itemsize
+        if self._loaded is None and size <= MEMORY_LIMIT:
+            self._loaded = torch.from_numpy(self.store.read_all("features", self.file, self.row))
+        if self._loaded is not None:
+            return self._loaded[index].float()
+        return self._read("features", *(index if isinstance(index, tuple) else (index,)))
 
     def averages(self, rows: torch.Tensor) -> torch.Tensor:
         """Read the averages over the whole image: (B,) int64 -> (B, num_features / 2) float32.
@@ -138,11 +143,9 @@ class Features:
         """Return whether the image of each view could be decoded, (N,) bool."""
         return torch.from_numpy(self.file != MISSING)
 
-    def _read(
-        self, name: str, rows: torch.Tensor, regions: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        index, items = rows.numpy(), None if regions is None else regions.numpy()
-        values = self.store.read(name, self.file[index], self.row[index], items)
+    def _read(self, name: str, rows: torch.Tensor, *regions: torch.Tensor) -> torch.Tensor:
+        index, items = rows.numpy(), [numbers.numpy() for numbers in regions]
+        values = self.store.read(name, self.file[index], self.row[index], *items)
         return torch.from_numpy(values.astype(np.float32))
 
 

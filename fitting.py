@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from features import Features
 from model import REGIONS, Backbone, Head
 from support.cross_validation import CrossValidation, predict_folds
+from support.devices import one_thread
 from support.head_outputs import BATCH_SIZE, compute_logits, compute_outputs, fit_detector_on
 from support.metrics import fit_temperature, metrics
 from support.novelty import NoveltyDetector, calibrated_novelty
@@ -132,6 +133,7 @@ def fit_network(
     return history[: args.epochs], samples
 
 
+@one_thread()
 def fit(
     head: Head,
     samples: Samples,
@@ -145,9 +147,7 @@ def fit(
     on_epoch: OnEpoch = lambda row, state: None,
     state: dict | None = None,
 ) -> list[dict]:
-    """Fit a head on features.
-
-    Random numbers come from torch's global generator.
+    """Fit a head on features, in one thread, with torch's global generator of random numbers.
 
     Args:
         samples: "train" is fitted; "valid", unless it is empty, is evaluated after each epoch.

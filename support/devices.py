@@ -90,6 +90,21 @@ def limit_threads() -> None:
         torch.set_num_threads(available_cores())
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, for many small steps.
+
+    Two threads that wait for each other in each step are hardly faster, and several times as slow
+    where another program needs a core.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def default_batch_size(device: torch.device, image_size: int) -> int:
     """Return how many images of `image_size` pixels, at least 1, a pass of the network takes."""
     return max(1, round(BATCH_SIZES[device.type] * (224 / image_size) ** 2))

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.sgd import sgd
 
 from support.arguments import UserError
 from support.metrics import metrics
 from support.sampling import balanced_order, balanced_size
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3  # of SGD; common values, not tuned
+WEIGHT_DECAY = 1e-3  # a common value, not tuned
 MAX_NORM = 1.0  # of the gradient: without it, small batches of 102 categories diverge
 MAX_LOSS = 200  # of train and valid; that of guessing is 14 for a million categories
 
@@ -58,13 +58,13 @@ def optimize(
         UserError: the loss exceeds MAX_LOSS or is not finite, or the state is damaged.
     """
     steps = math.ceil(balanced_size(labels) / batch_size)  # of an epoch
-    optimizer, schedule = _make_optimizer(model, learning_rate, rates, len(epochs) * steps)
-    modules: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    maxima = [(module, learning_rate * rate) for module, rate in rates]
+    optimizer = _Sgd(maxima, len(epochs) * steps)
     history = list(history or [])
     if state:
-        history = _restore(modules, state, epochs, steps, has_valid=len(valid_labels) > 0)
+        history = _restore(model, optimizer, state, epochs, has_valid=len(valid_labels) > 0)
     for epoch in epochs[len(history) - epochs.start + 1 :]:
-        train_loss = _train_one_epoch(model, loss_of, labels, optimizer, schedule, batch_size)
+        train_loss = _train_one_epoch(model, loss_of, labels, optimizer, batch_size)
         row = {"epoch": epoch, "train_loss": train_loss}
         if len(valid_labels):
             valid = metrics(valid_logits(), valid_labels)
@@ -73,8 +73,8 @@ def optimize(
             reason = f"the loss is {train_loss:.3g} in epoch {epoch}"
             raise UserError(f"{reason}; try a --learning_rate smaller than {learning_rate:g}")
         history.append(row)
-        state = {name: module.state_dict() for name, module in modules.items()}
-        state |= {"history": history, "random": torch.get_rng_state()}
+        state = {"model": model.state_dict(), "momenta": optimizer.momenta}
+        state |= {"steps": optimizer.steps, "history": history, "random": torch.get_rng_state()}
         on_epoch(row, state | {"first_epoch": epochs.start})
     return history
 
@@ -106,33 +106,32 @@ def used_epoch(history: list[dict], epochs: int) -> dict:
 
 
 def _restore(
-    modules: dict[str, Any], state: dict, epochs: range, steps: int, *, has_valid: bool
+    model: nn.Module, optimizer: _Sgd, state: dict, epochs: range, *, has_valid: bool
 ) -> list[dict]:
     """Load the state that `on_epoch` got; returns its history.
 
     Args:
-        steps: of an epoch.
         has_valid: whether these epochs have validation images, as all earlier ones had.
 
     Raises:
         UserError: the state is damaged, or of another training.
     """
     try:
-        for name, module in modules.items():
-            module.load_state_dict(state[name])
+        model.load_state_dict(state["model"])
+        for momentum, values in zip(optimizer.momenta, state["momenta"], strict=True):
+            if momentum.shape != values.shape:
+                raise _damaged_state()
+            momentum.copy_(values)
         history, done = state["history"], len(state["history"]) - epochs.start + 1
         validated = history if has_valid else history[: epochs.start - 1]
         values = [row["train_loss"] for row in history] + [row["valid_loss"] for row in validated]
         is_valid = (
             [row["epoch"] for row in history] == list(range(1, len(history) + 1))
             and 0 < done <= len(epochs)
-            and modules["schedule"].last_epoch == done * steps
+            and state["steps"] * len(epochs) == done * optimizer.total
             and all(type(value) is float for value in values)
-            and all(
-                values["momentum_buffer"].shape == parameter.shape
-                for parameter, values in modules["optimizer"].state.items()
-            )
         )
+        optimizer.steps = state["steps"]
         torch.set_rng_state(state["random"])
     except Exception as error:
         raise _damaged_state() from error
@@ -148,41 +147,81 @@ def _damaged_state() -> UserError:
     )
 
 
-def _make_optimizer(
-    model: nn.Module, learning_rate: float, rates: list[tuple[nn.Module, float]], steps: int
-) -> tuple[torch.optim.Optimizer, LRScheduler]:
-    """Return SGD, and the learning rate schedule of so many steps."""
-    optimizer = torch.optim.SGD(
-        [{"params": module.parameters(), "lr": learning_rate} for module, _ in rates],
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        nesterov=True,
-        fused=next(model.parameters()).device.type == "cpu",  # a step takes less than half the time
-    )
-    # One step more than is taken: the last rate is almost 0, and might be the only one.
-    maxima = [learning_rate * rate for _, rate in rates]
-    return optimizer, OneCycleLR(optimizer, maxima, steps + 1)
+def one_cycle(step: int, total: int) -> tuple[float, float]:
+    """Return the share of the maximal learning rate, and the momentum, of a step from 0 to total.
+
+    They are those of torch's OneCycleLR at its defaults.
+    """
+    top = 0.3 * (total + 1) - 1  # the step with the maximum
+    if step <= top:
+        return _anneal(1 / 25, 1, step / top), _anneal(0.95, 0.85, step / top)
+    share = (step - top) / (total - top)
+    return _anneal(1, 1 / 250_000, share), _anneal(0.85, 0.95, share)
+
+
+def _anneal(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+class _Sgd:
+    """SGD with Nesterov momentum and clipped gradients, under a one-cycle schedule.
+
+    A step is torch's own function for it. The classes of torch.optim import torch._dynamo, which
+    takes a second.
+
+    Args:
+        rates: modules, each with the maximum of its learning rate.
+        total: number of steps of the schedule.
+    """
+
+    def __init__(self, rates: list[tuple[nn.Module, float]], total: int):
+        self.parameters: list[Any] = [p for module, _ in rates for p in module.parameters()]
+        self.momenta: list[Any] = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.rates = [(len(list(module.parameters())), rate) for module, rate in rates]
+        self.total, self.steps = total, 0
+        self.is_inf = torch.zeros((), device=self.parameters[0].device)
+
+    def step(self, loss: torch.Tensor) -> None:
+        """Take a step down the gradient of a loss; the gradient is clipped at MAX_NORM."""
+        gradients = torch.autograd.grad(loss, self.parameters)
+        # The last rate is almost 0, and might be the only one: so step `total` is not taken.
+        share, momentum = one_cycle(self.steps, self.total)
+        norm = nn.utils.get_total_norm(gradients)
+        start = 0
+        with torch.no_grad():
+            for count, rate in self.rates:
+                group = slice(start, start + count)
+                start += count
+                sgd(
+                    self.parameters[group],
+                    list(gradients[group]),
+                    self.momenta[group],
+                    fused=True,  # in less than half the time
+                    grad_scale=norm.clamp(min=MAX_NORM) / MAX_NORM,  # by which it is divided
+                    found_inf=self.is_inf,
+                    weight_decay=WEIGHT_DECAY,
+                    momentum=momentum,
+                    lr=rate * share,
+                    dampening=0,
+                    nesterov=True,
+                    maximize=False,
+                )
+        self.steps += 1
 
 
 def _train_one_epoch(
     model: nn.Module,
     loss_of: Callable[[torch.Tensor], torch.Tensor],
     labels: torch.Tensor,
-    optimizer: torch.optim.Optimizer,
-    schedule: LRScheduler,
+    optimizer: _Sgd,
     batch_size: int,
 ) -> float:
     """Take one step for each batch; returns the mean loss over samples."""
     model.train()
     order, total = balanced_order(labels), 0.0
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for batch in order.split(batch_size):
         loss = loss_of(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, MAX_NORM)
-        optimizer.step()
-        schedule.step()
+        optimizer.step(loss)
         total += loss.item() * len(batch)
     model.eval()
     return total / len(order)

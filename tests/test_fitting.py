@@ -23,6 +23,7 @@ from conftest import (
 from PIL import ImageOps
 from torch.nn.functional import cross_entropy
 
+import features as features_module
 import fitting
 import train
 import utils
@@ -33,7 +34,7 @@ from support import novelty
 from support.arguments import UserError
 from support.metrics import fit_temperature, metrics
 from support.optimization import used_epoch
-from support.record_store import KEY_BYTES, RecordStore
+from support.record_store import KEY_BYTES, MISSING, RecordStore
 
 
 def store_features(folder: Path, values: np.ndarray) -> Features:
@@ -474,8 +475,36 @@ def test_mirrored_maps_are_those_of_the_mirrored_image(tiny, tmp_path):
 
 # ---------------------------------------------------------------- memory
 
+
+def test_features_are_the_same_in_memory_and_in_the_file(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).random((5, 6, 8)).astype(np.float16)
+    loaded, read = store_features(tmp_path, values), store_features(tmp_path, values)
+    rows, regions = torch.tensor([3, 0, 3]), torch.tensor([5, 1, 0])
+    read.file[1] = loaded.file[1] = MISSING
+    assert torch.equal(loaded[rows], torch.from_numpy(values)[rows].float())
+    monkeypatch.setattr(features_module, "MEMORY_LIMIT", values.nbytes - 1)
+    assert torch.equal(read[rows], loaded[rows]) and loaded[rows].dtype == torch.float32
+    assert torch.equal(read[rows, regions], loaded[rows, regions])
+    for path in tmp_path.glob("*.features"):
+        path.unlink()
+    assert torch.equal(loaded[rows, regions], torch.from_numpy(values)[rows, regions].float())
+    with pytest.raises(UserError, match="the cached features are gone"):
+        read[rows]
+
+
+def test_fitting_uses_one_thread_and_gives_the_others_back(made_up):
+    rows, before = torch.arange(30), torch.get_num_threads()
+    seen = []
+    try:
+        torch.set_num_threads(3)
+        fit(made_up, rows, rows, on_epoch=lambda *_: seen.append(torch.get_num_threads()))
+        assert torch.get_num_threads() == 3 and set(seen) == {1}
+    finally:
+        torch.set_num_threads(before)
+
+
 READ_ALL = """
-import sys, torch, fitting
+import sys, features, fitting, torch
 from features import Features
 from model import Head
 from support.record_store import RecordStore
@@ -485,24 +514,24 @@ def most_memory():
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1]) // 1024
 
-count = int(sys.argv[2])
+count, features.MEMORY_LIMIT = int(sys.argv[2]), int(sys.argv[3])
 store = RecordStore(sys.argv[1], {"features": (6, 1024)})
 keys = [number.to_bytes(16, "big") for number in range(count)]
-features = Features(store, *store.find(keys))
-assert features.is_decoded().all()
+stored = Features(store, *store.find(keys))
+assert stored.is_decoded().all()
 rows = torch.arange(count)
 head = Head(1024, 4, 2, 2, 0.0)
-fitting.compute_logits(head, features, rows[:1024])
+fitting.compute_logits(head, stored, rows[:1024])
 before = most_memory()
-fitting.compute_logits(head, features, rows)
-mean_and_std(features[batch].flatten(0, 1) for batch in rows.split(64))
+fitting.compute_logits(head, stored, rows)
+mean_and_std(stored[batch].flatten(0, 1) for batch in rows.split(64))
 for batch in torch.randperm(count)[:2048].split(8):
-    features[batch, batch % 6]
+    stored[batch, batch % 6]
 print(most_memory() - before)
 """
 
 
-def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+def test_memory_does_not_grow_with_the_number_of_images_above_the_limit(tmp_path):
     if not Path("/proc/self/status").exists():
         pytest.skip("this system has no /proc, which has a process's memory")
     count = 8_000
@@ -510,7 +539,8 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     store_features(tmp_path, values)
     [path] = tmp_path.glob("*.features")
     size = path.stat().st_size // 2**20
-    command = [sys.executable, "-c", READ_ALL, tmp_path, str(count)]
+    limit = values.nbytes // 2 - 1  # of float16, a byte less than all
+    command = [sys.executable, "-c", READ_ALL, tmp_path, str(count), str(limit)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     path.unlink()
     assert done.returncode == 0, done.stderr

@@ -491,7 +491,7 @@ def change_state(change):
 
 DAMAGES = {
     "no model": change_state(lambda state: state.pop("model")),
-    "no optimizer": change_state(lambda state: state.pop("optimizer")),
+    "no momenta": change_state(lambda state: state.pop("momenta")),
     "no history": change_state(lambda state: state.pop("history")),
     "no random state": change_state(lambda state: state.pop("random")),
     "another random state": change_state(lambda state: state.update(random=torch.zeros(3))),
@@ -501,19 +501,16 @@ DAMAGES = {
     "another model": change_state(
         lambda state: state.update(model={n: torch.zeros(3) for n in state["model"]})
     ),
-    "another schedule": change_state(lambda state: state["schedule"].update(last_epoch=10**6)),
+    "another number of steps": change_state(lambda state: state.update(steps=10**6)),
+    "a momentum less": change_state(lambda state: state["momenta"].pop()),
     "a momentum of another shape": change_state(
-        lambda state: [s.update(momentum_buffer=torch.zeros(2)) for s in optimizer_of(state)]
+        lambda state: state["momenta"].append(state["momenta"].pop()[:1])
     ),
     "no train loss": change_state(lambda state: state["history"][0].pop("train_loss")),
     "no valid loss": change_state(lambda state: state["history"][0].pop("valid_loss")),
     "a list": lambda path: torch.save([1, 2], path),
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-500]),
 }
-
-
-def optimizer_of(state) -> list[dict]:
-    return list(state["optimizer"]["state"].values())
 
 
 @pytest.fixture(scope="module")

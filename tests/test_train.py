@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import torch
 from conftest import (
     CATEGORIES,
     NAMES_WARNING,
+    ROOT,
+    TIMEOUT,
     all_images,
     assert_error,
     backbone_of,
@@ -67,6 +71,24 @@ def test_the_plan_the_epochs_and_the_results_are_printed(trained):
     assert re.fullmatch(
         rf"report: .*model\.history\.csv, .* in {trained.checkpoint.parent}", lines[-1]
     )
+
+
+def test_training_does_not_import_what_takes_a_second(trained, tmp_path):
+    program = """
+import sys, train
+train.main(sys.argv[1:])
+print([name for name in ("torchvision", "torch._dynamo", "seaborn") if name in sys.modules])
+"""
+    flags = (*trained.flags, "--weights", "none", "--save_dir", tmp_path / "model.pth")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, flags)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "report: " in done.stdout and done.stdout.splitlines()[-1] == "[]"
 
 
 def test_progress_that_goes_to_a_file_is_plain_lines(trained):
