@@ -15,15 +15,20 @@ def pool_regions(maps: torch.Tensor, regions: Sequence[Region]) -> torch.Tensor:
     Their square root is taken (power normalization, Perronnin et al. 2010), so that a few large
     values do not dominate; the square root of 0 would have an infinite gradient.
     """
+    maps = maps.permute(0, 2, 3, 1).contiguous()  # (N, H, W, C): as it is in memory already
+    rows: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}  # some regions share them
     pooled = []
     for top, start, side in regions:
         (y, height), (x, width) = (
             (round(offset * size), max(1, round(side * size)))
-            for offset, size in zip((top, start), maps.shape[2:], strict=True)
+            for offset, size in zip((top, start), maps.shape[1:3], strict=True)
         )
-        region = maps[:, :, y : y + height, x : x + width]
-        averages = region.mean((2, 3), dtype=torch.float32)
-        pooled.append(torch.cat([averages, region.amax((2, 3))], 1))  # (N, 2 * C)
+        if (y, height) not in rows:
+            strip = maps[:, y : y + height]
+            rows[y, height] = strip.sum(1, dtype=torch.float32), strip.amax(1)  # (N, W, C)
+        sums, maxima = (values[:, x : x + width] for values in rows[y, height])
+        averages = sums.sum(1) / (height * width)
+        pooled.append(torch.cat([averages, maxima.amax(1)], 1))  # (N, 2 * C)
     return torch.stack(pooled, 1).clamp(min=1e-6).sqrt()
 
 
