@@ -118,6 +118,13 @@ def test_what_is_printed_to_a_closed_stderr_is_not_in_a_file(trained, tmp_path):
     assert lines[1].startswith(f'{tmp_path}/bad.jpg,,,,,"not an image')
 
 
+def test_torch_allocates_in_huge_pages_unless_the_user_says_otherwise():
+    name = "THP_MEM_ALLOC_ENABLE"
+    program = f'import os, support.startup as s; s.prepare("x.py"); print(os.environ["{name}"])'
+    for words, expected in ((f"-u {name}", "1"), (f"{name}=0", "0")):
+        assert shell(f"env {words} $PYTHON -c '{program}'").stdout == f"{expected}\n"
+
+
 PREPARED = """
 import os, sys
 from support import startup
