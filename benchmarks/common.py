@@ -14,14 +14,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import torch
-import torchvision
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as support/startup.py does in the scripts
+
+import torch  # noqa: E402
+import torchvision  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import features  # noqa: E402
-from model import Backbone, fast_copy, load_weights  # noqa: E402
+from model import Backbone, load_weights  # noqa: E402
 from support import arguments  # noqa: E402
 from support.arguments import UserError  # noqa: E402
 from support.devices import select_precision  # noqa: E402
@@ -34,13 +36,23 @@ EPOCHS, RATE, BATCH, HIDDEN, DROPOUT = 7, 0.03, 16, 512, 0.5  # train.py's defau
 # ---------------------------------------------------------------- arguments
 
 
+def weights_parser(description: str | None) -> arguments.ArgumentParser:
+    """Return a parser with --weights, whose default comes from the environment."""
+    parser = arguments.ArgumentParser(description=description)
+    _add_from_environment(parser, "--weights", "VGG16_WEIGHTS")
+    return parser
+
+
 def data_parser(description: str | None) -> arguments.ArgumentParser:
     """Return a parser with --data_dir and --weights, whose defaults come from the environment."""
-    parser = arguments.ArgumentParser(description=description)
-    for flag, variable in (("--data_dir", "FLOWERS_DIR"), ("--weights", "VGG16_WEIGHTS")):
-        value = os.environ.get(variable)
-        parser.add_argument(flag, default=value, required=not value, help=f"(${variable})")
+    parser = weights_parser(description)
+    _add_from_environment(parser, "--data_dir", "FLOWERS_DIR")
     return parser
+
+
+def _add_from_environment(parser: arguments.ArgumentParser, flag: str, variable: str) -> None:
+    value = os.environ.get(variable)
+    parser.add_argument(flag, default=value, required=not value, help=f"(${variable})")
 
 
 def run_script(main: Callable[[], object]) -> None:
@@ -67,8 +79,8 @@ def timed(*command: str) -> tuple[float, str]:
 
 
 def import_seconds() -> float:
-    """Return the seconds that a new process takes for `import torch, torchvision`."""
-    return timed("-c", "import torch, torchvision")[0]
+    """Return the seconds that a new process takes for `import torch`."""
+    return timed("-c", "import torch")[0]
 
 
 def train_command(data_dir: str, weights: str, checkpoint: str, *flags: str) -> list[str]:
@@ -86,25 +98,6 @@ def load_backbone(weights: str) -> Backbone:
     backbone = Backbone("vgg16")
     load_weights(backbone, "vgg16", weights)
     return backbone
-
-
-class LowerBound:
-    """The backbone alone, on views that are in memory already: no program can take less time."""
-
-    def __init__(self, weights: str, batch_size: int = 4):
-        self.backbone = fast_copy(load_backbone(weights), CPU, select_precision(CPU))
-        self.images = torch.rand(batch_size, 3, 224, 224)
-        self.seconds()  # the first pass prepares kernels
-
-    @torch.inference_mode()
-    def seconds(self, batches: int = 10) -> float:
-        """Measure the seconds per image: the median of some batches."""
-        times = []
-        for _ in range(batches):
-            start = time.perf_counter()
-            self.backbone(self.images)
-            times.append(time.perf_counter() - start)
-        return sorted(times)[batches // 2] / len(self.images)
 
 
 def views_of(

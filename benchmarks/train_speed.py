@@ -3,11 +3,11 @@
     python benchmarks/train_speed.py --data_dir $FLOWERS_DIR --weights $VGG16_WEIGHTS
 
 All in one run. Each side is a whole command from start to end, with its imports:
-- the usual loop (usual_loop.py): each epoch runs the whole network on all images;
-- train.py at default flags (one view) and with --views 2, with an empty cache, and again with
-  another learning rate and a full cache.
-The lower bound of a run with an empty cache is the number of its passes times the seconds per image
-of the backbone alone, which is measured before and after the run, plus the imports.
+- train.py at default flags, with an empty cache;
+- the same with another learning rate and a full cache: alone, and two of them at once, in turn;
+- the usual loop (usual_loop.py): each epoch runs the whole network on all images.
+The lower bound of the first one is the number of its images times the seconds per image of the
+fastest bare backbone (bare_backbone.py, before and after it), plus `import torch`.
 `--skip_usual_loop` omits the slowest side.
 """
 
@@ -15,18 +15,13 @@ from __future__ import annotations
 
 import re
 import resource
+import statistics
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from common import (
-    ROOT,
-    LowerBound,
-    data_parser,
-    import_seconds,
-    run_script,
-    show,
-    timed,
-    train_command,
-)
+from bare_backbone import lower_bound
+from common import ROOT, data_parser, import_seconds, run_script, show, timed, train_command
 
 from support.arguments import whole_number
 from utils import read_data_folder
@@ -43,51 +38,64 @@ def main() -> None:
     parser = data_parser(__doc__)
     parser.add_argument("--epochs", type=whole_number(1), default=7)
     parser.add_argument("--seed", type=whole_number(0), default=0)
-    parser.add_argument("--views", type=whole_number(1), nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=whole_number(1), default=5, help="with a full cache")
     parser.add_argument("--skip_usual_loop", action="store_true")
     args = parser.parse_args()
     data = read_data_folder(args.data_dir)
     images = {split: len(paths) for split, paths in data.paths.items()}
-    bound = LowerBound(args.weights)
     flags = ["--epochs", str(args.epochs), "--seed", str(args.seed)]
-    runs: list[dict] = []
-
-    def record(name: str, seconds: float, output: str, least: float | None = None) -> None:
-        run = {"run": name, "seconds": seconds, "accuracy": accuracy(output), "lower_bound": least}
-        runs.append(run)
-        print(f"{name}: {seconds:.1f} s, test accuracy {run['accuracy']} %", flush=True)
-
-    for views in args.views:
-        with tempfile.TemporaryDirectory() as folder:
-            cached = ["--views", str(views), "--cache_dir", folder]
-            checkpoint = f"{folder}/checkpoint.pth"
-            command = train_command(args.data_dir, args.weights, checkpoint, *flags, *cached)
-            before = bound.seconds()
-            first = timed(*command)
-            backbone = (before + bound.seconds()) / 2
-            passes = images["train"] * views + images["valid"] + images["test"]
-            record(f"train.py --views {views}", *first, passes * backbone + import_seconds())
-            again = timed(*command, "--learning_rate", "0.02")
-            record(f"train.py --views {views}, another learning rate", *again)
-        if views == args.views[0] and not args.skip_usual_loop:
-            script = str(ROOT / "benchmarks" / "usual_loop.py")
-            data_flags = ["--data_dir", args.data_dir, "--weights", args.weights]
-            record("usual loop", *timed(script, *data_flags, *flags))
-
-    # The largest of all child processes: train.py, if the usual loop is omitted.
+    with tempfile.TemporaryDirectory() as folder:
+        command = partial(train_command, args.data_dir, args.weights)
+        flags_of_ours = [*flags, "--cache_dir", folder]
+        before = lower_bound(args.weights), import_seconds()
+        first = timed(*command(f"{folder}/first.pth", *flags_of_ours))
+        after = lower_bound(args.weights), import_seconds()
+        print(f"train.py: {first[0]:.1f} s, test accuracy {accuracy(first[1])} %", flush=True)
+        again = [
+            command(f"{folder}/{name}.pth", *flags_of_ours, "--learning_rate", "0.02")
+            for name in ("a", "b")
+        ]
+        alone, together = [], []
+        for _ in range(args.rounds):
+            alone.append(timed(*again[0]))
+            with ThreadPoolExecutor() as pool:
+                pair = list(pool.map(lambda words: timed(*words), again))
+            together.append(max(seconds for seconds, _ in pair))
+    # The largest of all child processes so far.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6  # kB on Linux
+    backbone, imports = (statistics.mean(pair) for pair in zip(before, after, strict=True))
+    least = sum(images.values()) * backbone + imports
+    runs = {
+        "train.py": first,
+        "train.py, another learning rate": (statistics.median(s for s, _ in alone), alone[0][1]),
+        "two of these at once": (statistics.median(together), alone[0][1]),
+    }
+    if not args.skip_usual_loop:
+        script = str(ROOT / "benchmarks" / "usual_loop.py")
+        data_flags = ["--data_dir", args.data_dir, "--weights", args.weights]
+        runs["usual loop"] = timed(script, *data_flags, *flags)
+    slowest = max(seconds for seconds, _ in runs.values())
+    rows = [
+        [name, f"{seconds:.1f}", f"{accuracy(output):.1f} %", f"{slowest / seconds:.1f} x"]
+        for name, (seconds, output) in runs.items()
+    ]
+    print(f"lower bound {least:.1f} s: {1000 * backbone:.1f} ms an image, imports {imports:.1f} s")
+    print(f"train.py: {first[0] / least:.2f} x the lower bound")
+    ratio = statistics.median(t / a for t, (a, _) in zip(together, alone, strict=True))
+    print(f"two at once: {ratio:.2f} x one, median of {args.rounds}")
     print(f"largest process: {peak:.2f} GB")
-    slowest = max(r["seconds"] for r in runs if args.skip_usual_loop or r["run"] == "usual loop")
-    rows = []
-    for run in runs:
-        ratio = f"{slowest / run['seconds']:.1f} x"
-        over = f"{run['seconds'] / run['lower_bound']:.2f} x" if run["lower_bound"] else ""
-        rows.append([run["run"], f"{run['seconds']:.1f}", f"{run['accuracy']:.1f} %", ratio, over])
-    reference = "slowest run" if args.skip_usual_loop else "usual loop"
-    header = ["command", "seconds", "test accuracy", f"faster than the {reference}"]
-    result = {"images": images, "epochs": args.epochs, "seed": args.seed, "runs": runs}
-    title = f"{args.epochs} epochs on {images}"
-    show(title, [*header, "over the lower bound"], rows, result | {"peak_gb": peak})
+    result = {
+        "images": images,
+        "epochs": args.epochs,
+        "seed": args.seed,
+        "seconds": {name: seconds for name, (seconds, _) in runs.items()},
+        "alone": [seconds for seconds, _ in alone],
+        "together": together,
+        "lower_bound": least,
+        "peak_gb": peak,
+    }
+    header = ["command", "seconds", "test accuracy", "faster than the slowest"]
+    show(f"{args.epochs} epochs on {images}", header, rows, result)
 
 
 if __name__ == "__main__":
