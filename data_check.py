@@ -245,7 +245,7 @@ def check_labels(
     seed: int,
     epochs: int,
     learning_rate: float,
-    batch_size: int,
+    batch_size: int | None,
 ) -> list[Finding]:
     """Find suspect labels, near-duplicates and outliers, and print how many there are.
 

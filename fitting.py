@@ -25,7 +25,7 @@ from support.devices import one_thread
 from support.head_outputs import BATCH_SIZE, compute_logits, compute_outputs, fit_detector_on
 from support.metrics import fit_temperature, metrics
 from support.novelty import NoveltyDetector, calibrated_novelty
-from support.optimization import OnEpoch, format_epoch, optimize, used_epoch
+from support.optimization import OnEpoch, default_batch_size, format_epoch, optimize, used_epoch
 from support.pooling import replace_second_stage
 from support.resume import UnfinishedRun
 from support.statistics import mean_and_std
@@ -140,7 +140,7 @@ def fit(
     *,
     epochs: int,
     learning_rate: float,
-    batch_size: int,
+    batch_size: int | None,
     first_epoch: int = 1,
     fitted: Head | None = None,
     history: list[dict] | None = None,
@@ -152,7 +152,7 @@ def fit(
     Args:
         samples: "train" is fitted; "valid", unless it is empty, is evaluated after each epoch.
         learning_rate: the maximum of the schedule.
-        batch_size: regions in a step.
+        batch_size: regions in a step; None: see `default_batch_size`.
         first_epoch: its number in the history.
         fitted: another head, which the state includes.
         history, on_epoch, state: see `optimize`.
@@ -184,7 +184,7 @@ def fit(
         learning_rate=learning_rate,
         rates=[(head, 1.0)],
         epochs=range(first_epoch, first_epoch + epochs),
-        batch_size=batch_size,
+        batch_size=batch_size or default_batch_size(labels[train_rows]),
         history=history,
         on_epoch=on_epoch,
         state=state,
@@ -327,7 +327,7 @@ def cross_validate(
     *,
     epochs: int,
     learning_rate: float,
-    batch_size: int,
+    batch_size: int | None,
 ) -> CrossValidation:
     """Predict all images of all splits, each fold by a head that is fitted on the others.
 

@@ -38,7 +38,7 @@ from support import arguments, devices
 from support.arguments import check_output_cat, whole_number
 from support.findings import Finding, write_findings, write_unreadable
 from support.label_issues import galleries
-from support.optimization import used_epoch
+from support.optimization import BATCH, FEW, FEW_BATCH, used_epoch
 from support.outputs import check_no_input_below, check_output, lock, output_path
 from support.oxford102 import download_oxford102
 from support.parallel import process_group
@@ -80,7 +80,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     rate = arguments.positive_number
     add("--learning_rate", type=rate, default=0.03, help="maximum of the schedule (%(default)s)")
     add("--epochs", type=whole_number(1), default=7, help="passes over the features (%(default)s)")
-    add("--batch_size", type=whole_number(1), default=16, help="regions in a step (%(default)s)")
+    batch = f"regions in a step ({BATCH}; {FEW_BATCH} with fewer than {FEW} images a category)"
+    add("--batch_size", type=whole_number(1), help=batch)
     add("--fine_tune", type=whole_number(0), default=0, metavar="EPOCHS", help=FINE_TUNE)
     add("--final", action="store_true", help="fit on train and valid together, after that on train")
     add("--seed", type=whole_number(0), default=0, help="of everything random (%(default)s)")

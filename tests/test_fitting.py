@@ -181,6 +181,15 @@ def test_loss_and_accuracy_are_means_over_rows_for_any_batch_size(made_up, batch
     assert measured["loss"] == pytest.approx(expected.item() / len(rows), rel=1e-5)
 
 
+def test_the_default_batch_size_depends_on_the_images_of_a_category(made_up):
+    rows = torch.arange(30), torch.arange(30, 40)
+    _, history = fit(made_up, *rows, batch_size=None)
+    assert history == fit(made_up, *rows, batch_size=16)[1]
+    labels = torch.zeros_like(made_up.labels)
+    _, history = fit(made_up, *rows, labels=labels, batch_size=None)
+    assert history == fit(made_up, *rows, labels=labels, batch_size=64)[1]
+
+
 def test_the_losses_are_means_over_rows(made_up):
     rows = torch.cat([(made_up.labels == category).nonzero()[:9, 0] for category in range(3)])
     assert len(rows) == 27  # in batches of 7: the last one is smaller

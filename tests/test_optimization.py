@@ -6,7 +6,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR
 
-from support.optimization import MAX_NORM, WEIGHT_DECAY, one_cycle, optimize
+from support.optimization import (
+    MAX_NORM,
+    WEIGHT_DECAY,
+    default_batch_size,
+    one_cycle,
+    optimize,
+)
 
 
 def torch_sgd(groups, steps: int) -> tuple[torch.optim.Optimizer, OneCycleLR]:
@@ -31,6 +37,14 @@ def test_learning_rate_and_momentum_are_those_of_torchs_schedule(total):
         optimizer.step()
         if step < total:
             schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("labels", "size"),
+    [([0, 1] * 30, 64), ([0, 1] * 29 + [0], 16), ([5] * 10, 16), ([3] * 900, 64)],
+)
+def test_batches_are_small_where_images_of_a_label_are_few(labels, size):
+    assert default_batch_size(torch.tensor(labels)) == size
 
 
 def model_and_data() -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
