@@ -70,6 +70,11 @@ def main() -> None:
         "train.py, another learning rate": (statistics.median(s for s, _ in alone), alone[0][1]),
         "two of these at once": (statistics.median(together), alone[0][1]),
     }
+    print(f"lower bound {least:.1f} s: {1000 * backbone:.1f} ms an image, imports {imports:.1f} s")
+    print(f"train.py: {first[0] / least:.2f} x the lower bound")
+    ratio = statistics.median(t / a for t, (a, _) in zip(together, alone, strict=True))
+    print(f"two at once: {ratio:.2f} x one, median of {args.rounds}")
+    print(f"largest process: {peak:.2f} GB", flush=True)
     if not args.skip_usual_loop:
         script = str(ROOT / "benchmarks" / "usual_loop.py")
         data_flags = ["--data_dir", args.data_dir, "--weights", args.weights]
@@ -79,11 +84,6 @@ def main() -> None:
         [name, f"{seconds:.1f}", f"{accuracy(output):.1f} %", f"{slowest / seconds:.1f} x"]
         for name, (seconds, output) in runs.items()
     ]
-    print(f"lower bound {least:.1f} s: {1000 * backbone:.1f} ms an image, imports {imports:.1f} s")
-    print(f"train.py: {first[0] / least:.2f} x the lower bound")
-    ratio = statistics.median(t / a for t, (a, _) in zip(together, alone, strict=True))
-    print(f"two at once: {ratio:.2f} x one, median of {args.rounds}")
-    print(f"largest process: {peak:.2f} GB")
     result = {
         "images": images,
         "epochs": args.epochs,
