@@ -491,6 +491,7 @@ def test_features_are_the_same_in_memory_and_in_the_file(tmp_path, monkeypatch):
     rows, regions = torch.tensor([3, 0, 3]), torch.tensor([5, 1, 0])
     read.file[1] = loaded.file[1] = MISSING
     assert torch.equal(loaded[rows], torch.from_numpy(values)[rows].float())
+    assert not loaded[torch.tensor([1])].any()
     monkeypatch.setattr(features_module, "MEMORY_LIMIT", values.nbytes - 1)
     assert torch.equal(read[rows], loaded[rows]) and loaded[rows].dtype == torch.float32
     assert torch.equal(read[rows, regions], loaded[rows, regions])
