@@ -10,21 +10,24 @@ allocated as the system does (default) or in huge pages (huge), each in a proces
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
-from common import CPU, load_backbone, run_script, show, weights_parser
+from common import CPU, load_backbone, run_script, show, timed, weights_parser
 
 from model import fast_copy
-from support.arguments import UserError, whole_number
+from support.arguments import whole_number
 from support.devices import select_precision
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 ALLOCATIONS = {"default": "0", "huge": "1"}  # values of torch's variable THP_MEM_ALLOC_ENABLE
+
+
+def random_images(size: int, precision: torch.dtype) -> torch.Tensor:
+    """Return (size, 3, 224, 224), in the order of memory in which the convolutions run."""
+    images = torch.rand(size, 3, 224, 224, dtype=precision)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
@@ -35,8 +38,7 @@ def measure(weights: str, rounds: int) -> dict[str, float]:
     times: dict[int, list[float]] = {size: [] for size in BATCH_SIZES}
     for number in range(rounds + 1):  # the first round prepares kernels
         for size, measured in times.items():
-            images = torch.rand(size, 3, 224, 224, dtype=precision)
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = random_images(size, precision)
             start = time.perf_counter()
             layers(images)
             if number:
@@ -46,17 +48,11 @@ def measure(weights: str, rounds: int) -> dict[str, float]:
 
 def measure_all(weights: str, rounds: int = 7) -> dict[str, dict[str, float]]:
     """Return the seconds per image by allocation and batch size; each allocation in a process."""
-    measured = {}
-    for name, value in ALLOCATIONS.items():
-        command = [sys.executable, __file__, "--weights", weights, "--rounds", str(rounds)]
-        environment = os.environ | {"THP_MEM_ALLOC_ENABLE": value}
-        done = subprocess.run(
-            [*command, "--one"], env=environment, stdout=subprocess.PIPE, text=True, check=False
-        )
-        if done.returncode:
-            raise UserError(f"exit status {done.returncode} of: {' '.join(command)}")
-        measured[name] = json.loads(done.stdout)
-    return measured
+    command = (__file__, "--weights", weights, "--rounds", str(rounds), "--one")
+    return {
+        name: json.loads(timed(*command, THP_MEM_ALLOC_ENABLE=value)[1])
+        for name, value in ALLOCATIONS.items()
+    }
 
 
 def lower_bound(weights: str) -> float:

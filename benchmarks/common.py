@@ -63,15 +63,23 @@ def run_script(main: Callable[[], object]) -> None:
 # ---------------------------------------------------------------- commands
 
 
-def timed(*command: str) -> tuple[float, str]:
+def timed(*command: str, **variables: str) -> tuple[float, str]:
     """Run Python with these arguments; returns wall-clock seconds and what it printed.
+
+    Args:
+        variables: are added to the environment.
 
     Raises:
         UserError: the exit status is not 0.
     """
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise UserError(f"exit status {done.returncode} of: python {' '.join(command)}")

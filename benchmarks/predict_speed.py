@@ -19,7 +19,7 @@ import tempfile
 import time
 
 import torch
-from bare_backbone import measure_all
+from bare_backbone import measure_all, random_images
 from common import CPU, ROOT, data_parser, run_script, show, timed, train_command
 from PIL import Image
 
@@ -74,8 +74,7 @@ def time_many_images(
     times: dict[str, list[float]] = {"photographs": [], "12 megapixels": [], "lower bound": []}
     precision = select_precision(CPU)
     model.backbone = fast_copy(model.backbone, CPU, precision)
-    images = torch.rand(batch_size, 3, 224, 224, dtype=precision)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = random_images(batch_size, precision)
     model.backbone.features(images)  # the first pass prepares kernels
     for first in range(0, MANY * rounds, MANY):
         some = [photos[i % len(photos)] for i in range(first, first + MANY)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import csv
 import io
@@ -58,6 +59,19 @@ def run(script: str, *args, cwd: Path = ROOT, env: dict | None = None, launcher=
         text=True,
         timeout=TIMEOUT,
     )
+
+
+def run_and_list_imports(script: str, names, *args) -> tuple[str, list[str]]:
+    """Run a script in a process of its own; returns its output and which modules it imported."""
+    program = (
+        f"import sys, {script}; {script}.main(sys.argv[1:]); "
+        f"print([name for name in {names!r} if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, *map(str, args)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    *output, imported = done.stdout.splitlines()
+    return "\n".join(output), ast.literal_eval(imported)
 
 
 @pytest.fixture

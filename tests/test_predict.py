@@ -27,6 +27,7 @@ from conftest import (
     assert_error,
     parse_results,
     run,
+    run_and_list_imports,
     small_backbone,
     table_rows,
 )
@@ -343,27 +344,19 @@ def test_novelty_is_written_for_every_image(predict_images, checkpoint, photos, 
     assert_error(done, "another --min_novelty (0.002, not 0.0)")
 
 
-@pytest.mark.parametrize(("path", "count"), [(TEST_IMAGE, 1), ("test", 8)])
-def test_nothing_is_imported_that_a_prediction_does_not_need(trained, images, path, count):
-    program = """
-import sys, predict
-predict.main(sys.argv[1:])
-heavy = ("matplotlib", "seaborn", "pandas", "scipy", "IPython", "notebook", "onnx", "platformdirs")
-heavy += ("torchvision", "torch._dynamo")
-project = ("train", "features", "fitting", "data_check", "report", "plots", "support.record_store")
-print([name for name in (*heavy, *project) if name in sys.modules])
-"""
-    flags = ["--input", images / path, "--checkpoint", trained.checkpoint]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, flags)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
+HEAVY = ("matplotlib", "seaborn", "pandas", "scipy", "IPython", "notebook", "onnx", "platformdirs")
+HEAVY += ("torchvision", "torch._dynamo")
+PROJECT = ("train", "features", "fitting", "data_check", "report", "plots", "support.record_store")
+
+
+def test_nothing_is_imported_that_a_prediction_does_not_need(trained, images):
+    flags = ("--checkpoint", trained.checkpoint, "--input")
+    output, imported = run_and_list_imports("predict", HEAVY + PROJECT, *flags, images / TEST_IMAGE)
+    assert imported == [] and len(table_rows(output)) == 1
+    output, imported = run_and_list_imports(
+        "predict", HEAVY + PROJECT, *flags, images / "test", "--format", "csv"
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert len(done.stdout.splitlines()) >= count + 1
+    assert imported == [] and len(output.splitlines()) == 1 + 8
 
 
 def test_verbose_prints_the_digest_of_the_checkpoint(predict_image, checkpoint):

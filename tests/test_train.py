@@ -5,8 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,8 +13,6 @@ import torch
 from conftest import (
     CATEGORIES,
     NAMES_WARNING,
-    ROOT,
-    TIMEOUT,
     all_images,
     assert_error,
     backbone_of,
@@ -24,6 +20,7 @@ from conftest import (
     make_images,
     messages_of,
     run,
+    run_and_list_imports,
     same_bits,
     state_of,
     table_rows,
@@ -74,21 +71,10 @@ def test_the_plan_the_epochs_and_the_results_are_printed(trained):
 
 
 def test_training_does_not_import_what_takes_a_second(trained, tmp_path):
-    program = """
-import sys, train
-train.main(sys.argv[1:])
-print([name for name in ("torchvision", "torch._dynamo", "seaborn") if name in sys.modules])
-"""
     flags = (*trained.flags, "--weights", "none", "--save_dir", tmp_path / "model.pth")
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, flags)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "report: " in done.stdout and done.stdout.splitlines()[-1] == "[]"
+    names = ("torchvision", "torch._dynamo", "seaborn")
+    output, imported = run_and_list_imports("train", names, *flags)
+    assert imported == [] and "report: " in output
 
 
 def test_progress_that_goes_to_a_file_is_plain_lines(trained):
