@@ -259,7 +259,7 @@ def _find_cached(
 def _compute(backbone: Backbone, root: str, work: Work, settings: Settings) -> Iterator[Batch]:
     """Decode and compute; the first of torchrun's processes yields the batches of all of them."""
     rank, size = rank_and_size()
-    limit = default_batch_size(settings.device, settings.image_size)
+    limit = default_batch_size(settings.device.type, settings.image_size)
     images = max(1, limit // len(work[0][2]))  # in a batch
     dataset = _Images(root, work[rank::size], settings.image_size)
     decoded = load_ahead(dataset, images, settings.workers, _collate)
@@ -285,7 +285,7 @@ class _Images(Dataset):
         try:
             numbers = [number for _, number in views]
             content = utils.load_views(self.root, path, digest, numbers, self.size)
-            return Batch(indices, (content.numpy(),), {})
+            return Batch(indices, (content,), {})
         except UserError as error:
             empty = np.empty((0, 3, self.size, self.size), np.uint8)
             return Batch([], (empty,), dict.fromkeys(indices, str(error)))
@@ -310,7 +310,7 @@ def _run_backbone(
     """
     device = settings.device
     backbone = fast_copy(backbone, device, settings.precision)
-    limit = default_batch_size(device, settings.image_size)  # views that fit into memory
+    limit = default_batch_size(device.type, settings.image_size)  # views that fit into memory
     for batch in decoded:
         views = torch.from_numpy(batch.content[0])
         done: list[list[torch.Tensor]] = []
@@ -344,7 +344,7 @@ def seconds_per_view(arch: str, root: str, paths: Sequence[str], settings: Setti
         for path in [paths[0], *paths[:: max(1, len(paths) // TRIALS)]]:
             start = time.perf_counter()
             view = utils.plain_view(utils.load_image(os.path.join(root, path), size=size), size)
-            inputs = utils.normalize(view[None].to(settings.device), settings.means, settings.stds)
+            inputs = utils.normalize(view[None], settings.means, settings.stds).to(settings.device)
             backbone(inputs).cpu()
             times.append(time.perf_counter() - start)
     return statistics.median(times[1:])  # the first one prepares kernels

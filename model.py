@@ -16,22 +16,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
-from support import imagenet_weights
+from support import devices, imagenet_weights
 from support.arguments import UserError, shorten
 from support.checkpoint_values import check_values, check_version
-from support.files import digest_of_tensors, load_tensors, load_torch, save_torch
 from support.heat_maps import hires_cam
-from support.names import display_names
 from support.novelty import NoveltyDetector
-from support.onnx_export import describe_preprocessing
 from support.pooling import pool_regions, replace_second_stage
+from support.predictor import Predictor
+from support.torch_files import digest_of_tensors, load_tensors, load_torch, save_torch
 from support.vgg import vgg_layers
 from support.winograd import replace_convolutions
-from utils import CROP, IMAGE_SIZES, MAX_ASPECT, normalize, short_side
+from utils import CROP, IMAGE_SIZES, describe_plain_view, normalize
 
 FORMAT_VERSION, OLDEST_VERSION = 7, 4  # 4 had no names, 5 no novelty detector, 6 one image size
 WINOGRAD_CHANNELS = 128  # input channels from which Winograd's method is faster; see fast_copy
@@ -199,18 +199,13 @@ class Head(nn.Module):
         return self.output(self.image_hidden(features))
 
 
-class Classifier(nn.Module):
+class Classifier(Predictor, nn.Module):
     """Backbone and head, with everything else that a prediction needs.
 
-    Attributes:
+    Attributes, beside those of `Predictor`:
         arch: a key of ARCHITECTURES.
-        class_to_idx: category folder -> index of its logit.
-        categories: the folders by that index.
-        means, stds: of the images, three each; see `utils.normalize`.
-        image_size: pixels of the view's side.
         temperature: what logits are divided by before they become probabilities.
         detector: computes the novelty; None: there is none.
-        names: category folder -> name, of all categories; empty if they are not known.
         history: how it was trained, as the checkpoint stores it: "epoch" (the one used, from 1),
             "metrics" and "arguments".
     """
@@ -230,12 +225,14 @@ class Classifier(nn.Module):
         names: dict[str, str] | None = None,
         history: dict[str, Any] | None = None,
     ):
-        super().__init__()
+        nn.Module.__init__(self)
         self.backbone, self.head, self.detector = backbone, head, detector
         self.arch, self.class_to_idx = arch, class_to_idx
         self.categories = sorted(class_to_idx, key=class_to_idx.__getitem__)
         self.means, self.stds, self.image_size = means, stds, image_size
         self.temperature, self.names, self.history = temperature, names or {}, history or {}
+        self.has_novelty = detector is not None
+        self.trained_on = str(self.history.get("arguments", {}).get("data_dir", ""))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalized images (N, 3, size, size) -> probabilities (N, num_classes), novelty (N,).
@@ -250,40 +247,38 @@ class Classifier(nn.Module):
             novelty = self.detector(hidden, logits)
         return (logits / self.temperature).softmax(1), novelty
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    def prepare(self, device: str, precision: str) -> None:
+        """See `Predictor.prepare`."""
+        where = devices.select_device(device)
+        self.device_type = where.type
+        self.to(where).backbone.to(devices.select_precision(where, precision))
+        self.backbone.to(memory_format=torch.channels_last)
+
+    def prepare_for_many(self) -> None:
+        """See `Predictor.prepare_for_many`, and `fast_copy`."""
+        precision = self.backbone.features[0].weight.dtype
+        self.backbone = fast_copy(self.backbone, self.device, precision)
+
     @torch.inference_mode()
-    def predict_views(
-        self,
-        views: torch.Tensor,
-        means: Sequence[float] | None = None,
-        stds: Sequence[float] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views (N, 3, size, size) uint8 -> as `forward`, float32, on the CPU.
-
-        Args:
-            means, stds: replace the checkpoint's.
-
-        Raises:
-            UserError: a probability is not finite.
-        """
-        device = next(self.parameters()).device
-        images = normalize(views.to(device), means or self.means, stds or self.stds)
-        probs, novelty = (values.cpu() for values in self(images))
-        if not probs.isfinite().all():
-            raise UserError("no finite probabilities: wrong --means or --stds, or checkpoint")
-        return probs, novelty
-
-    def check_novelty(self, min_novelty: float) -> None:
-        """Raise UserError if `min_novelty` is above 0, and there is no detector."""
-        if min_novelty and self.detector is None:
-            raise UserError("the checkpoint has no novelty, which min_novelty needs: train again")
+    def compute(
+        self, views: np.ndarray, means: Sequence[float], stds: Sequence[float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Predictor.predict_views`."""
+        images = normalize(torch.as_tensor(views).to(self.device), means, stds)
+        probs, novelty = self(images)
+        return probs.cpu().numpy(), novelty.cpu().numpy()
 
     def metadata(self) -> dict[str, Any]:
         """Return what a file without torch's weights needs to say, as plain values."""
-        size = self.image_size
         return {
             "categories": self.categories,
-            "names": display_names(self.categories, self.names),
-            "preprocessing": describe_preprocessing(size, short_side(size), MAX_ASPECT),
+            "names": [self.names.get(category, category) for category in self.categories],
+            "preprocessing": describe_plain_view(self.image_size),
             "arch": self.arch,
             "format_version": FORMAT_VERSION,  # of the checkpoint
             "means": self.means,  # range 0-1, of red, green and blue
@@ -292,7 +287,7 @@ class Classifier(nn.Module):
         }
 
 
-def heat_map(model: Classifier, view: torch.Tensor, category: str) -> torch.Tensor:
+def heat_map(model: Classifier, view: np.ndarray, category: str) -> torch.Tensor:
     """Return the locations of an image that raise a category's logit; see `hires_cam`.
 
     The maps are those of the backbone's last convolution. Grad-CAM (Selvaraju et al. 2017) weights
@@ -306,10 +301,10 @@ def heat_map(model: Classifier, view: torch.Tensor, category: str) -> torch.Tens
     Returns:
         (H / 16, W / 16) float32 on the CPU, 0-1; the maximum is 1 unless all are 0.
     """
-    device = next(model.parameters()).device
     index = model.class_to_idx[category]
     with torch.no_grad():
-        scales = scales_of(normalize(view[None].to(device), model.means, model.stds))
+        views = torch.as_tensor(view[None]).to(model.device)
+        scales = scales_of(normalize(views, model.means, model.stds))
         features, inputs = zip(*map(model.backbone.features_and_maps, scales), strict=True)
         maps = [model.backbone.last_block(x).float() for x in inputs]  # (1, 512, H / 16, W / 16)
 

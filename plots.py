@@ -306,13 +306,12 @@ def _bars(
     ax: Axes, names: Sequence[str], values: Sequence[float], fmt: str, size: float = 10
 ) -> None:
     """Draw horizontal bars from the top, each with its name and value."""
-    import seaborn as sns  # here, because it takes a second, and most figures do not need it
-
     rows = list(range(len(names)))  # not the names: two categories may share one
-    sns.barplot(x=list(values), y=rows, orient="h", color=BLUE, errorbar=None, ax=ax)
+    bars = ax.barh(rows, values, color=BLUE)
+    ax.invert_yaxis()
+    ax.margins(y=0.2 / max(1, len(rows)))
     ax.set_yticks(rows, [_fold(name, 30) for name in names], size=size)
-    [bars] = ax.containers
-    ax.bar_label(bars, fmt=fmt, padding=3, size=size)  # type: ignore[arg-type]
+    ax.bar_label(bars, fmt=fmt, padding=3, size=size)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right"]].set_visible(False)
 

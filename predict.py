@@ -4,9 +4,11 @@
     python predict.py --input photos --checkpoint checkpoint.pth --output names.csv
     torchrun --nproc_per_node=2 predict.py --input photos --checkpoint c.pth --output names.csv
     python predict.py --evaluate flowers/test --checkpoint checkpoint.pth
+    python predict.py --input image.jpg --checkpoint flowers.onnx
 
-The checkpoint is what train.py wrote. Predictions go to standard output or a file, messages to
-standard error. The exit status is 1 if an image could not be read, and 2 after any other error.
+The checkpoint is what train.py wrote, or an ONNX file of --to_onnx, which needs no torch.
+Predictions go to standard output or a file, messages to standard error. The exit status is 1 if an
+image could not be read, and 2 after any other error.
 """
 
 from __future__ import annotations
@@ -22,28 +24,32 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import argparse
 import collections
-import itertools
 import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-import torch
+import numpy as np
 from tqdm import tqdm
 
 import utils
-from model import Classifier, fast_copy, heat_map, load_checkpoint
-from support import arguments, devices, folders, onnx_export, results
-from support.arguments import UserError, is_first_process, one_line, warn, whole_number
+from support import arguments, devices, folders, results
+from support.arguments import is_first_process, one_line, warn, whole_number
 from support.files import save_figure, sha256_of
 from support.metrics import format_evaluation, format_unknown
 from support.names import display_names
+from support.onnx_model import OnnxModel, is_onnx
 from support.outputs import check_output, check_outputs
-from support.parallel import map_ahead, process_group, rank_and_size, scatter_and_gather
+from support.packages import import_optional
+from support.parallel import process_group, rank_and_size, scatter_and_gather
+from support.predictor import Predictor, Probabilities
 from support.result_file import OutputFile
 
+SETTINGS = ("top_k", "min_probability", "min_novelty")  # that --resume needs unchanged
 MIN_PLOTTED = 5  # categories in the figure of --plot
+CALIBRATION_IMAGES = 32  # of --int8; 8 are as good (benchmarks/README.md)
+CALIBRATED = "goes with --to_onnx FILE, and --input flowers/train to calibrate on"
 OUTPUTS = {"plot": "figure", "heatmap": "figure", "to_onnx": "ONNX model", "output": "output"}
 
 
@@ -53,11 +59,10 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
         prog="predict.py", description=__doc__, triples=("--means", "--stds")
     )
     add = parser.add_argument_group("images").add_argument
-    inputs = "images, folders with all files below them, patterns, or - for a list on stdin"
-    add("--input", nargs="+", metavar="PATH", help=inputs)
+    add("--input", nargs="+", metavar="PATH", help="images, folders, patterns, or - for stdin")
     add("--evaluate", metavar="DIR", help="evaluate on DIR/<category>/*, or on DIR/test")
     add("--unknown", nargs="+", metavar="PATH", help="with --evaluate: images of no category")
-    add("--checkpoint", help="what train.py wrote; required")
+    add("--checkpoint", help="what train.py wrote, or an ONNX file of --to_onnx; required")
     add("--means", type=arguments.triple, help="image means (the checkpoint's)")
     add("--stds", type=arguments.positive_triple, help="their deviations (the checkpoint's)")
     add = parser.add_argument_group("predictions").add_argument
@@ -73,6 +78,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--format", choices=results.FORMATS, help="of standard output (table, without --output)")
     add("--resume", action="store_true", help="skip images that --output already has")
     add("--to_onnx", metavar="FILE", help="write an ONNX file; compare it on --input")
+    add("--int8", action="store_true", help=f"of 8-bit integers; {CALIBRATED}")
     add("--quiet", action="store_true", help="no progress, no warnings, no summary")
     add("--verbose", action="store_true", help="print the checkpoint's sha256, to stderr")
     add = parser.add_argument_group("machine").add_argument
@@ -87,22 +93,30 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
 
 def check_combinations(args: argparse.Namespace, error: Callable[[str], object]) -> None:
     """Call `error` if flags are missing or do not go together."""
-    if not (args.input or args.evaluate or args.to_onnx):
-        error("--input PATH is missing")
-    if not args.checkpoint:
-        error("--checkpoint FILE is missing: what train.py wrote")
-    if args.evaluate and (args.input or args.output or args.format):
-        error("--evaluate goes without --input, --output and --format")
-    if args.unknown and not args.evaluate:
-        error("--unknown goes with --evaluate")
-    if args.to_onnx and (args.evaluate or not (args.input is None or is_single(args))):
-        error("--to_onnx goes with one image as --input, or none")
-    if args.plot and args.plot == args.heatmap:
-        error("--plot and --heatmap have to be two files")
-    if args.resume and not args.output:
-        error("--resume goes with --output FILE")
-    if args.output and results.format_of(args.output) not in results.FILE_FORMATS:
-        error(f"--output {args.output}: the name has to end in .csv, .jsonl or .json")
+    onnx, torch = is_onnx(args.checkpoint or ""), "needs a checkpoint and torch, not an ONNX file"
+    more = args.input or args.output or args.format
+    is_one = args.input is not None and is_single(args)
+    is_comparable = not args.evaluate and (args.int8 or args.input is None or is_one)
+    figures = args.heatmap or (args.plot and not args.evaluate)
+    kind = results.format_of(args.output or "names.csv")
+    ending = f"--output {args.output}: the name has to end in .csv, .jsonl or .json"
+    for is_wrong, message in (
+        (not (args.input or args.evaluate or args.to_onnx), "--input PATH is missing"),
+        (not args.checkpoint, "--checkpoint FILE is missing: what train.py wrote"),
+        (onnx and args.heatmap, f"--heatmap {torch}"),
+        (onnx and args.to_onnx, f"--to_onnx {torch}"),
+        (onnx and os.environ.get("WORLD_SIZE", "1") != "1", f"torchrun {torch}"),
+        (args.evaluate and more, "--evaluate goes without --input, --output and --format"),
+        (args.unknown and not args.evaluate, "--unknown goes with --evaluate"),
+        (args.int8 and not (args.to_onnx and args.input), f"--int8 {CALIBRATED}"),
+        (args.to_onnx and not is_comparable, "--to_onnx goes with one image as --input, or none"),
+        (figures and not is_one, "--plot and --heatmap are for one image"),
+        (args.plot and args.plot == args.heatmap, "--plot and --heatmap have to be two files"),
+        (args.resume and not args.output, "--resume goes with --output FILE"),
+        (kind not in results.FILE_FORMATS, ending),
+    ):
+        if is_wrong:
+            error(message)
 
 
 def is_single(args: argparse.Namespace) -> bool:
@@ -116,8 +130,22 @@ def is_single(args: argparse.Namespace) -> bool:
 # ---------------------------------------------------------------- the library
 
 
+def load_predictor(path: str | os.PathLike) -> Predictor:
+    """Load a checkpoint of train.py, or, if its name ends in .onnx, an ONNX file of --to_onnx.
+
+    Raises:
+        UserError: the file is missing or not one of these, or it needs a package that is missing.
+    """
+    if is_onnx(path):
+        return OnnxModel(path, utils.IMAGE_SIZES, utils.describe_plain_view)
+    import_optional(f"{path}: a checkpoint", "torch")
+    from model import load_checkpoint  # here, because it imports torch
+
+    return load_checkpoint(path)
+
+
 def predict(
-    model: Classifier,
+    model: Predictor,
     images: Sequence[str | os.PathLike],
     *,
     top_k: int = 1,
@@ -129,10 +157,8 @@ def predict(
 ) -> list[list[results.Prediction]]:
     """Return the `top_k` most likely categories of each image, the most likely first.
 
-    Several threads may call it at once, with one model.
-
     Args:
-        model: from `load_checkpoint`.
+        model: from `load_predictor`; several threads may share it.
         images: paths; they pass through the model in one batch. `predict_stream` takes any number.
         top_k: a number above the number of categories returns all of them.
         names: category folder -> name, instead of the checkpoint's.
@@ -143,7 +169,7 @@ def predict(
         UserError: an image cannot be read, a probability is not finite, or there is no novelty.
     """
     model.check_novelty(min_novelty)
-    views = torch.stack([utils.load_plain_view(path, model.image_size) for path in images])
+    views = np.stack([utils.load_plain_view(path, model.image_size) for path in images])
     outputs = zip(*model.predict_views(views, means, stds), strict=True)
     names = model.names if names is None else names
     settings = (model.categories, names, top_k, min_probability, min_novelty)
@@ -151,13 +177,13 @@ def predict(
 
 
 def predict_stream(
-    model: Classifier,
+    model: Predictor,
     paths: Iterable[str],
     *,
     batch_size: int = 4,
     workers: int = 1,
     report: Callable[[str], object] = warn,
-) -> Iterator[results.Probabilities]:
+) -> Iterator[Probabilities]:
     """Yield probabilities and novelty of any number of images, in their order, batch by batch.
 
     Args:
@@ -167,20 +193,8 @@ def predict_stream(
     Raises:
         UserError: a probability is not finite. An image that cannot be read yields an error.
     """
-
-    def decode(path: str) -> tuple[str, torch.Tensor | None, str]:
-        try:
-            return path, utils.load_plain_view(path, model.image_size, report), ""
-        except UserError as error:
-            return path, None, str(error).removeprefix(f"{path}: ")
-
-    decoded = map_ahead(decode, paths, workers, 2 * batch_size + workers)
-    while batch := list(itertools.islice(decoded, batch_size)):
-        views = [view for _, view, _ in batch if view is not None]
-        outputs = zip(*(model.predict_views(torch.stack(views)) if views else ()), strict=True)
-        for path, view, error in batch:
-            probs, novelty = (None, math.nan) if view is None else next(outputs)
-            yield results.Probabilities(path, probs, float(novelty), error)
+    load = partial(utils.load_plain_view, size=model.image_size, report=report)
+    return model.stream(paths, load, batch_size, workers)
 
 
 # ---------------------------------------------------------------- the command line
@@ -192,27 +206,25 @@ def main(command_line: list[str] | None = None) -> None:
     inputs = [*(args.input or ()), args.checkpoint, args.category_names, utils.CATEGORY_NAMES]
     folders.check_words(args.input or ())
     check_outputs(vars(args), OUTPUTS, inputs)
+    if args.plot or args.heatmap:
+        import_optional("a figure", "matplotlib")
     if args.to_onnx or is_single(args):
-        work = export if args.to_onnx else predict_one
-        return work(args) if is_first_process() else None
-    if args.heatmap or (args.plot and not args.evaluate):
-        raise UserError("--plot and --heatmap are for one image")
+        alone = export if args.to_onnx else predict_one
+        return alone(args) if is_first_process() else None
     with process_group() as rank:
         model = load_model(args)
-        if rank > 0:
-            unreadable = len(list(stream_all(model, [], args)))
-        else:
-            unreadable = (evaluate if args.evaluate else predict_many)(model, args)
+        work = evaluate if args.evaluate else predict_many
+        unreadable = work(model, args) if rank == 0 else len(list(stream_all(model, [], args)))
     if unreadable:
         sys.exit(1)
 
 
-def load_model(args: argparse.Namespace) -> Classifier:
+def load_model(args: argparse.Namespace) -> Predictor:
     """Load the checkpoint, with what the flags replace, to their device and in their precision.
 
     The default file of names is used only for a checkpoint of format 4, which has none.
     """
-    model = load_checkpoint(args.checkpoint)
+    model = load_predictor(args.checkpoint)
     model.check_novelty(args.min_novelty)
     model.means, model.stds = args.means or model.means, args.stds or model.stds
     if args.category_names or not model.names:
@@ -222,9 +234,7 @@ def load_model(args: argparse.Namespace) -> Classifier:
     if args.verbose:
         print(f"{one_line(args.checkpoint)}: sha256 {sha256_of(args.checkpoint)}", file=sys.stderr)
     if not args.to_onnx:  # whose weights bfloat16 would round
-        device = devices.select_device(args.device)
-        model.to(device).backbone.to(devices.select_precision(device, args.precision))
-        model.backbone.to(memory_format=torch.channels_last)
+        model.prepare(args.device, args.precision)
     return model
 
 
@@ -234,7 +244,7 @@ def predict_one(args: argparse.Namespace) -> None:
     image = utils.load_image(path, size=model.image_size)
     view = utils.plain_view(image, model.image_size)
     [probs], [novelty] = model.predict_views(view[None])
-    likely = partial(results.most_likely, probs, novelty.item(), model.categories, model.names)
+    likely = partial(results.most_likely, probs, float(novelty), model.categories, model.names)
     table = results.format_table(likely(args.top_k, args.min_probability, args.min_novelty))
     print(table, flush=True)
     if not (args.plot or args.heatmap):
@@ -244,24 +254,24 @@ def predict_one(args: argparse.Namespace) -> None:
     best = likely(max(args.top_k, MIN_PLOTTED))
     best_names = display_names([p.category for p in best], model.names)
     if args.plot:
-        bars = (best_names, [p.probability for p in best])
-        unlike = f" {results.UNLIKE}" if best[0].is_unusual() else ""
-        caption = os.path.basename(path) + unlike
-        figure = plots.prediction_bars(utils.thumbnail(image), *bars, caption)
-        save_figure(figure, args.plot)
+        caption = os.path.basename(path) + f" {results.UNLIKE}" * best[0].is_unusual()
+        bars = (best_names, [p.probability for p in best], caption)
+        save_figure(plots.prediction_bars(utils.thumbnail(image), *bars), args.plot)
     if args.heatmap:
-        pixels, heat = view.permute(1, 2, 0).numpy(), heat_map(model, view, best[0].category)
-        save_figure(plots.heat_map(pixels, heat.numpy(), best_names[0]), args.heatmap)
+        from model import heat_map
+
+        heat = heat_map(model, view, best[0].category).numpy()  # type: ignore[arg-type]
+        save_figure(plots.heat_map(view.transpose(1, 2, 0), heat, best_names[0]), args.heatmap)
 
 
 def stream_all(
-    model: Classifier, paths: Iterable[str], args: argparse.Namespace
-) -> Iterator[results.Probabilities]:
+    model: Predictor, paths: Iterable[str], args: argparse.Namespace
+) -> Iterator[Probabilities]:
     """Yield the probabilities of many images; torchrun's other processes compute a share."""
-    device = next(model.parameters()).device
-    model.backbone = fast_copy(model.backbone, device, model.backbone.features[0].weight.dtype)
-    batch_size = args.batch_size or devices.default_batch_size(device, model.image_size)
-    workers = devices.default_workers(device) if args.workers is None else args.workers
+    model.prepare_for_many()
+    kind, workers = model.device_type, args.workers
+    batch_size = args.batch_size or devices.default_batch_size(kind, model.image_size)
+    workers = devices.default_workers(kind) if workers is None else workers
     report: Callable[[str], object] = str if args.quiet else warn
     work = partial(predict_stream, model, batch_size=batch_size, workers=workers, report=report)
     for item in scatter_and_gather(paths, work, 16 * batch_size):
@@ -270,7 +280,7 @@ def stream_all(
         yield item
 
 
-def predict_many(model: Classifier, args: argparse.Namespace) -> int:
+def predict_many(model: Predictor, args: argparse.Namespace) -> int:
     """Print or write predictions for any number of images; returns how many are unreadable."""
     paths, summary, already = folders.find_files(args.input), results.Summary(), 0
     settings = (model.categories, model.names, args.top_k, args.min_probability, args.min_novelty)
@@ -283,18 +293,14 @@ def predict_many(model: Classifier, args: argparse.Namespace) -> int:
             yield result
 
     if args.output:
-        made_with = {
-            "--checkpoint": sha256_of(args.checkpoint),
-            "--category_names": [model.names.get(c, c) for c in model.categories],
-            **{f"--{x}": vars(args)[x] for x in ("top_k", "min_probability", "min_novelty")},
-            **{"--means": list(model.means), "--stds": list(model.stds)},
-        }
+        made_with = {f"--{name}": vars(args)[name] for name in SETTINGS}
+        made_with |= model.settings() | {"--checkpoint": sha256_of(args.checkpoint)}
         with OutputFile(args.output, args.resume, made_with) as output:
             already, stream = output.done.total(), ranked(output.missing(paths))
             if args.format:
                 stream = results.print_results(stream, args.format)
-            is_hidden = args.quiet or not sys.stderr.isatty() or args.format is not None
-            output.write(tqdm(stream, unit=" images", disable=is_hidden))
+            is_hidden = args.quiet or args.format or not sys.stderr.isatty()
+            output.write(tqdm(stream, unit=" images", disable=bool(is_hidden)))
     else:
         collections.deque(results.print_results(ranked(paths), args.format or "table"), maxlen=0)
     if not args.quiet:
@@ -303,16 +309,14 @@ def predict_many(model: Classifier, args: argparse.Namespace) -> int:
     return summary.unreadable
 
 
-def evaluate(model: Classifier, args: argparse.Namespace) -> int:
+def evaluate(model: Predictor, args: argparse.Namespace) -> int:
     """Print how good a checkpoint is on labeled images; returns how many are unreadable."""
-    trained_on = str(model.history["arguments"].get("data_dir", ""))
-    labeled = utils.list_labeled(args.evaluate, model.class_to_idx, trained_on)
+    labeled = utils.list_labeled(args.evaluate, model.class_to_idx, model.trained_on)
     if args.plot:
         check_output("--plot", args.plot, "figure", [path for path, _ in labeled])
     paths = [path for path, _ in labeled] + [*folders.find_files(args.unknown or ())]
     items = list(stream_all(model, paths, args))
-    pairs = zip(labeled, items, strict=False)  # without those of --unknown
-    labels = [label for (_, label), item in pairs if item.probs is not None]
+    labels = [label for (_, label), x in zip(labeled, items, strict=False) if x.probs is not None]
     probs, novelty = results.stack(items[: len(labeled)], f"--evaluate {args.evaluate}")
     names = display_names(model.categories, model.names)
     min_novelty = args.min_novelty or results.UNUSUAL
@@ -320,8 +324,7 @@ def evaluate(model: Classifier, args: argparse.Namespace) -> int:
     if args.unknown:
         of_unknown = results.stack(items[len(labeled) :], f"--unknown {args.unknown[0]}")
         lines += format_unknown(probs, novelty, *of_unknown, min_novelty)
-    for line in lines:
-        print(one_line(line))
+    print(*map(one_line, lines), sep="\n")
     if args.plot:
         import plots
 
@@ -330,19 +333,14 @@ def evaluate(model: Classifier, args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the model as an ONNX file, and compare its probabilities on --input, if given."""
-    model = load_model(args)
-    if args.input:  # first, because an export takes its time
-        onnx_export.import_optional("--to_onnx with --input", "onnxruntime")
-        view = utils.load_plain_view(args.input[0], model.image_size)[None]
-        expected = model.predict_views(view)
-    has_novelty = model.detector is not None
-    module = onnx_export.ImagesToProbabilities(model, model.means, model.stds, has_novelty)
-    onnx_export.export_onnx(module, model.image_size, args.to_onnx, model.metadata())
-    print(f"saved {args.to_onnx}", flush=True)
-    if args.input:
-        difference = onnx_export.check_onnx(args.to_onnx, view, expected)
-        print(f"largest difference in probability or novelty: {difference:.1e}")
+    """Write the model as an ONNX file, and compare it on images."""
+    model, paths = load_model(args), list(folders.find_files(args.input or ()))
+    from support import onnx_export  # here, because it imports torch
+
+    paths = paths[:: math.ceil(len(paths) / CALIBRATION_IMAGES) or 1]
+    views = [utils.load_plain_view(path, model.image_size) for path in paths]
+    for line in onnx_export.export(model, args.to_onnx, views, args.int8):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

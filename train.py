@@ -108,7 +108,7 @@ def main(command_line: list[str] | None = None) -> None:
     args = parse_arguments(command_line)
     device = devices.select_device(args.device)
     precision = devices.select_precision(device, args.precision)
-    workers = devices.default_workers(device) if args.workers is None else args.workers
+    workers = devices.default_workers(device.type) if args.workers is None else args.workers
     settings = Settings(
         args.means,
         args.stds,

@@ -13,19 +13,22 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+import numpy as np
 from PIL import Image
 
 from support.arguments import UserError, progress, shorten, warn
-from support.crops import center_crop, random_crop
+from support.crops import center_crop, describe_center_crop, random_crop
 from support.decoding import decode
 from support.decoding import thumbnail as thumbnail
 from support.digests import digest_files, digest_of_file
+from support.division import divide
 from support.folders import images_below, is_no_image, scan_folder
 from support.names import load_names, look_alikes
-from support.sampling import divide
+
+if TYPE_CHECKING:
+    import torch
 
 SPLITS = ("train", "valid", "test")
 SPLIT_FOLDERS = {  # names of the folders, in lower case
@@ -168,8 +171,7 @@ class Scan(NamedTuple):
 
     Attributes:
         images: by split and category; all splits are there.
-        digests: of each file's content, by path; see `support.digests`.
-        failures: why a file cannot be read, by path.
+        digests, failures: see `DataFolder`.
     """
 
     images: Images
@@ -214,13 +216,10 @@ def read_data_folder(
     memo: str | os.PathLike | None = None,
     images: Images | None = None,
 ) -> DataFolder:
-    """Read the images of a data folder; see `read_images`.
+    """Read the images of a data folder; see `read_images`, `list_images` and `find_problems`.
 
     Args:
         images: from `list_images`, if that was called already.
-
-    Raises:
-        UserError: see `list_images` and `find_problems`.
     """
     images = images or list_images(data_dir)
     for problem in find_problems(images):
@@ -339,27 +338,32 @@ def load_image(
 
 def load_plain_view(
     path: str | os.PathLike, size: int = CROP, report: Callable[[str], object] = warn
-) -> torch.Tensor:
+) -> np.ndarray:
     """Decode an image and return its plain view; see `load_image` and `plain_view`."""
     return plain_view(load_image(path, report, size), size)
 
 
-def plain_view(image: Image.Image, size: int = CROP) -> torch.Tensor:
+def plain_view(image: Image.Image, size: int = CROP) -> np.ndarray:
     """Resize to `short_side` and cut out the center: (3, size, size) uint8."""
-    return torch.from_numpy(center_crop(image, short_side(size), size, MAX_ASPECT))
+    return center_crop(image, short_side(size), size, MAX_ASPECT)
 
 
-def random_view(image: Image.Image, seed: int, size: int = CROP) -> torch.Tensor:
+def describe_plain_view(size: int) -> str:
+    """Say how an image becomes its plain view, to other programs."""
+    return describe_center_crop(short_side(size), size, MAX_ASPECT)
+
+
+def random_view(image: Image.Image, seed: int, size: int = CROP) -> np.ndarray:
     """Cut out a random rectangle, resized and perhaps mirrored: (3, size, size) uint8.
 
     The same `seed` always gives the same rectangle.
     """
-    return torch.from_numpy(random_crop(image, seed, size, CROP_SCALE, CROP_RATIO))
+    return random_crop(image, seed, size, CROP_SCALE, CROP_RATIO)
 
 
 def load_views(
     root: str, path: str, digest: str, numbers: Iterable[int], size: int = CROP
-) -> torch.Tensor:
+) -> np.ndarray:
     """Decode `root/path` once and return some of its views: (len(numbers), 3, size, size) uint8.
 
     View 0 is the plain one, view 1 its mirror image, every other a random one, whose seed follows
@@ -378,14 +382,18 @@ def load_views(
     for number in numbers:
         seed = int.from_bytes(hashlib.sha256(f"{number} {digest}".encode()).digest()[:6], "big")
         view = plain_view(image, size) if number < 2 else random_view(image, seed, size)
-        views.append(view.flip(2) if number == 1 else view)
-    return torch.stack(views)
+        views.append(view[:, :, ::-1] if number == 1 else view)
+    return np.stack(views)
 
 
 def normalize(
-    views: torch.Tensor, means: Sequence[float] = MEANS, stds: Sequence[float] = STDS
+    views: np.ndarray | torch.Tensor,
+    means: Sequence[float] = MEANS,
+    stds: Sequence[float] = STDS,
 ) -> torch.Tensor:
     """(N, 3, H, W) uint8 -> float32: range 0-1, minus the means, divided by the deviations."""
-    values = views.float() / 255
+    import torch  # here, because predict.py runs without it
+
+    values = torch.as_tensor(views).float() / 255
     mean, std = (values.new_tensor(three)[:, None, None] for three in (means, stds))
     return values.sub_(mean).div_(std)

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+import numpy as np
 import torch
 from common import CPU, data_parser, load_backbone, run_script, show, views_of
 
@@ -70,7 +71,7 @@ def extract_all(backbone: Backbone, data: DataFolder, paths: list[str], **settin
 @torch.inference_mode()
 def run_backbone(backbone: Backbone, views: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Views (N, 3, 224, 224) uint8, on any device -> features on the CPU, in default batches."""
-    size = default_batch_size(device, 224)
+    size = default_batch_size(device.type, 224)
     batches = [backbone(normalize(batch.to(device))) for batch in views.split(size)]
     return torch.cat([batch.cpu() for batch in batches])
 
@@ -82,13 +83,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=whole_number(1), default=5)
     args = parser.parse_args()
     device = select_device(args.device)
-    precision, cores = select_precision(device), default_workers(device)
+    precision, cores = select_precision(device), default_workers(device.type)
     data, backbone = read_data_folder(args.data_dir), load_backbone(args.weights)
     paths = [path for split in data.paths.values() for path in split][: args.images]
     files, count = [f"{data.root}/{path}" for path in paths], len(paths)
-    views = torch.stack(
-        [load_plain_view(file) for file in files[: default_batch_size(device, 224)]]
-    )
+    loaded = [load_plain_view(file) for file in files[: default_batch_size(device.type, 224)]]
+    views = torch.from_numpy(np.stack(loaded))
     fast = fast_copy(backbone, device, precision)
     classifier = classifier_of(backbone).to(device)
     classifier.backbone = fast
@@ -101,7 +101,7 @@ def main() -> None:
         decode = partial(map_ahead, load_plain_view, files, workers, 4 * workers)
         rates[f"decoding alone, {workers} threads"] = measured(partial(consume, decode), count)
         stream = partial(predict_stream, classifier, files, workers=workers)
-        stream = partial(stream, batch_size=default_batch_size(device, 224))
+        stream = partial(stream, batch_size=default_batch_size(device.type, 224))
         rates[f"prediction, {workers} threads"] = measured(partial(consume, stream), count)
         settings = {"device": device, "precision": precision, "workers": workers}
         work = partial(extract_all, backbone, data, paths, **settings)

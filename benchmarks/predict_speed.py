@@ -7,13 +7,15 @@
 - Many images: what `predict.py --input FOLDER` runs, with decoding, against the bare backbone on
   images that are in memory already, at its fastest batch size (bare_backbone.py): the photographs
   as they are, and enlarged to 12 megapixels.
-- Whether the predictions in the default precision are those in float32.
+- The checkpoint, its ONNX file in float32, and in 8-bit integers: size, one image, its memory, many
+  images, and the accuracy on valid.
 
-Rounds of the two sides alternate.
+Rounds of the sides alternate.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
@@ -24,13 +26,18 @@ from common import CPU, ROOT, data_parser, run_script, show, timed, train_comman
 from PIL import Image
 
 from model import Classifier, fast_copy, load_checkpoint
-from predict import predict, predict_stream
+from predict import load_predictor, predict_stream
 from support.arguments import whole_number
 from support.devices import BATCH_SIZES, default_workers, select_precision
 from utils import read_data_folder
 
 BATCH_SIZE = BATCH_SIZES["cpu"]
 MANY = 100  # photographs in a round
+MEMORY = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 LARGE, LARGE_SIZE = 20, (4000, 3000)  # enlarged photographs in a round, and their pixels
 BARE = """
 import torch, torchvision
@@ -79,7 +86,7 @@ def time_many_images(
     for first in range(0, MANY * rounds, MANY):
         some = [photos[i % len(photos)] for i in range(first, first + MANY)]
         for name, paths in (("photographs", some), ("12 megapixels", large)):
-            start, workers = time.perf_counter(), default_workers(CPU)
+            start, workers = time.perf_counter(), default_workers("cpu")
             for item in predict_stream(model, paths, batch_size=BATCH_SIZE, workers=workers):
                 assert not item.error, item
             times[name].append((time.perf_counter() - start) / len(paths))
@@ -90,16 +97,43 @@ def time_many_images(
     return times
 
 
-def compare_precisions(photos: list[str], checkpoint: str) -> float:
-    """Return the fraction of predictions in the default precision that are those in float32."""
-    predictions = {}
-    for precision in dict.fromkeys((torch.float32, select_precision(CPU))):
-        model = load_checkpoint(checkpoint)
-        model.backbone.to(precision, memory_format=torch.channels_last)
-        batches = [photos[i : i + BATCH_SIZE] for i in range(0, len(photos), BATCH_SIZE)]
-        predictions[precision] = [p[0].category for batch in batches for p in predict(model, batch)]
-    first, *_, last = predictions[torch.float32], *predictions.values()
-    return sum(a == b for a, b in zip(first, last, strict=True)) / len(photos)
+def export(checkpoint: str, train: str) -> dict[str, str]:
+    """Write both ONNX files of a checkpoint; returns the paths of all three, by their names."""
+    files = {"checkpoint": checkpoint, "ONNX, float32": f"{checkpoint}.onnx"}
+    files["ONNX, int8"] = f"{checkpoint}.int8.onnx"
+    command = [str(ROOT / "predict.py"), "--checkpoint", checkpoint, "--to_onnx"]
+    timed(*command, files["ONNX, float32"])
+    timed(*command, files["ONNX, int8"], "--int8", "--input", train)
+    return files
+
+
+def compare_files(
+    files: dict[str, str], photos: list[str], labeled: list[tuple[str, int]], rounds: int
+) -> dict[str, dict]:
+    """Return what the same model costs in each of `files`, and how accurate it is on `labeled`."""
+    models, results = {}, {}
+    for name, path in files.items():
+        models[name] = load_predictor(path)
+        models[name].prepare("cpu", "auto")
+        models[name].prepare_for_many()
+        results[name] = {"megabytes": os.path.getsize(path) / 1e6, "start": [], "image": []}
+    for first in range(0, MANY * rounds, MANY):
+        some = [photos[i % len(photos)] for i in range(first, first + MANY)]
+        for name, path in files.items():
+            command = [str(ROOT / "predict.py"), "--input", photos[0], "--checkpoint", path]
+            results[name]["start"].append(timed(*command)[0])
+            start = time.perf_counter()
+            for item in predict_stream(models[name], some, batch_size=BATCH_SIZE):
+                assert not item.error, item
+            results[name]["image"].append((time.perf_counter() - start) / MANY)
+    for name, path in files.items():
+        items = predict_stream(models[name], [path for path, _ in labeled])
+        pairs = zip(items, labeled, strict=True)
+        correct = sum(int(item.probs.argmax()) == label for item, (_, label) in pairs)
+        results[name]["accuracy"] = correct / len(labeled)
+        command = [str(ROOT / "predict.py"), "--input", photos[0], "--checkpoint", path]
+        results[name]["memory"] = int(timed("-c", MEMORY, *command)[1]) * 1024 / 1e6
+    return results
 
 
 def main() -> None:
@@ -114,7 +148,10 @@ def main() -> None:
         single = time_one_image(photos[0], checkpoint, args.rounds)
         bare = measure_all(args.weights)["huge"]
         batch_size = int(min(bare, key=bare.__getitem__))
-        same_top_1 = compare_precisions(photos, checkpoint)
+        valid = [f"{data.root}/{path}" for path in data.paths["valid"]]
+        labeled = list(zip(valid, data.labels["valid"], strict=True))
+        files = export(checkpoint, f"{data.root}/train")
+        compared = compare_files(files, photos, labeled, args.rounds)
         large, model = enlarge(photos, folder), load_checkpoint(checkpoint)
         many = time_many_images(photos, large, model, batch_size, args.rounds)
     rows = []
@@ -124,15 +161,19 @@ def main() -> None:
         median, bound = statistics.median(ours), statistics.median(least)
         spread = f"{min(ours):.3f}-{max(ours):.3f}"
         rows.append([name, f"{median:.3f} ({spread})", f"{bound:.3f}", f"{median / bound:.2f} x"])
-    precision = str(select_precision(CPU)).removeprefix("torch.")
-    print(f"same top-1 in {precision} as in float32: {same_top_1:.1%}")
+    columns = ["MB", "one image, s", "its memory, MB", "many, ms an image", "accuracy on valid"]
+    table = []
+    for name, values in compared.items():
+        start, image = (statistics.median(values[key]) for key in ("start", "image"))
+        row = [f"{values['megabytes']:.0f}", f"{start:.2f}", f"{values['memory']:.0f}"]
+        table.append([name, *row, f"{1000 * image:.0f}", f"{values['accuracy']:.2%}"])
+    show("The same model in three files", ["", *columns], table, compared)
     header = ["", "seconds, median (range)", "lower bound", "ratio"]
     result = {
         "photos": len(photos),
         "one_image": single,
         "bare_backbone": bare,
         "many_images": many,
-        "same_top_1": same_top_1,
     }
     show(f"{args.rounds} rounds", header, rows, result)
 

@@ -40,30 +40,30 @@ def check_values(
     for name, is_valid in {
         "arch": type(content["arch"]) is str and content["arch"] in architectures,
         "class_to_idx": len(classes) > 0
-        and all(_is_text(c) and type(i) is int for c, i in classes.items())
+        and all(is_text(c) and type(i) is int for c, i in classes.items())
         and sorted(classes.values()) == list(range(len(classes))),
         "names": type(names) is dict
         and names.keys() <= classes.keys()
-        and all(map(_is_text, names.values())),
+        and all(map(is_text, names.values())),
         "arguments": type(content["arguments"]) is dict,
-        "hidden_units": _is_within(1, 10**9, content["hidden_units"]),
-        "num_outputs": _is_within(len(classes), 10**9, content["num_outputs"]),
+        "hidden_units": is_within(1, 10**9, content["hidden_units"]),
+        "num_outputs": is_within(len(classes), 10**9, content["num_outputs"]),
         "image_size": type(content["image_size"]) is int and content["image_size"] in image_sizes,
-        "dropout": _is_within(0, 1, content["dropout"]),
-        "temperature": _is_within(1e-6, 1e6, content["temperature"]),
+        "dropout": is_within(0, 1, content["dropout"]),
+        "temperature": is_within(1e-6, 1e6, content["temperature"]),
         "means or stds": len(content["means"]) == len(content["stds"]) == 3
-        and _is_within(-1e6, 1e6, *images)
-        and _is_within(1e-6, 1e6, *images[3:]),
+        and is_within(-1e6, 1e6, *images)
+        and is_within(1e-6, 1e6, *images[3:]),
     }.items():
         if not is_valid:
             raise ValueError(f"invalid {name}")
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
     """Return whether a value is a string whose only surrogates are bytes of a file name."""
     return type(value) is str and not re.search(r"[\ud800-\udc7f\udd00-\udfff]", value)
 
 
-def _is_within(low: float, high: float, *values) -> bool:
+def is_within(low: float, high: float, *values) -> bool:
     """Return whether all values are numbers from `low` to `high`; NaN is not."""
     return all(type(value) in (int, float) and low <= value <= high for value in values)

@@ -1,13 +1,22 @@
 """Cut a square of fixed size out of an image, as torchvision's transforms do.
 
-torchvision itself is imported only for random crops: that takes a second.
+torch and torchvision themselves are imported only for random crops: predict.py runs without them.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
+
+PREPROCESSING = (
+    "Turn the image upright (EXIF). Convert it to 8-bit sRGB by its color profile, transparency "
+    "on white. If a side is more than {longest} times the other, cut out the middle of it, "
+    "{longest} times the other long. Resize, bilinear with antialiasing: the short side to "
+    "{short} pixels, the long side to {short} * long / short, rounded down. Cut out {size} x "
+    "{size} pixels in the center. What is cut out begins at half the difference of the lengths, "
+    "rounded to the nearest integer, halves to the even one. Pass the pixels as uint8 (0-255), "
+    "channels first: (N, 3, {size}, {size}). Do not normalize: the model does."
+)
 
 
 def center_crop(image: Image.Image, short: int, size: int, max_aspect: int) -> np.ndarray:
@@ -24,6 +33,14 @@ def center_crop(image: Image.Image, short: int, size: int, max_aspect: int) -> n
     return _channels_first(_cut_center(_resize(image, width, height), size, size))
 
 
+def describe_center_crop(short: int, size: int, max_aspect: int) -> str:
+    """Say how an image becomes its `center_crop`, to other programs.
+
+    Args: see `center_crop`.
+    """
+    return PREPROCESSING.format(size=size, short=short, longest=max_aspect)
+
+
 def random_crop(
     image: Image.Image,
     seed: int,
@@ -38,6 +55,7 @@ def random_crop(
         scale: least and largest fraction of the image's area.
         ratio: least and largest width to height.
     """
+    import torch
     from torchvision.transforms import RandomResizedCrop
 
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,7 @@
-"""The machine: device, precision, number of workers."""
+"""The machine: device, precision, number of workers.
+
+torch is imported where it is needed: predict.py runs without it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from support.arguments import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 MAX_WORKERS = 16
@@ -26,6 +31,8 @@ def select_device(name: str) -> torch.device:
     Raises:
         UserError: "gpu" is asked for and there is none.
     """
+    import torch
+
     limit_threads()
     if name == "cpu":
         return torch.device("cpu")
@@ -42,6 +49,8 @@ def select_precision(device: torch.device, name: str = "auto") -> torch.dtype:
 
     That is bfloat16 where the processor or GPU computes in it natively, else float32.
     """
+    import torch
+
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
@@ -86,6 +95,8 @@ def _cgroup_limits() -> Iterator[float]:
 
 def limit_threads() -> None:
     """Let torch use no more threads than there are cores: it does not know of cgroups."""
+    import torch
+
     if torch.get_num_threads() > available_cores():
         torch.set_num_threads(available_cores())
 
@@ -97,6 +108,8 @@ def one_thread() -> Iterator[None]:
     Two threads that wait for each other in each step are hardly faster, and several times as slow
     where another program needs a core.
     """
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -105,15 +118,19 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def default_batch_size(device: torch.device, image_size: int) -> int:
-    """Return how many images of `image_size` pixels, at least 1, a pass of the network takes."""
-    return max(1, round(BATCH_SIZES[device.type] * (224 / image_size) ** 2))
+def default_batch_size(device_type: str, image_size: int) -> int:
+    """Return how many images of `image_size` pixels, at least 1, a pass of the network takes.
+
+    Args:
+        device_type: "cpu", "cuda" or "mps".
+    """
+    return max(1, round(BATCH_SIZES[device_type] * (224 / image_size) ** 2))
 
 
-def default_workers(device: torch.device) -> int:
+def default_workers(device_type: str) -> int:
     """Return how many workers decode images: one a core with a GPU, else one for two cores."""
     cores = available_cores()
-    return min(MAX_WORKERS, max(1, cores // 2 if device.type == "cpu" else cores))
+    return min(MAX_WORKERS, max(1, cores // 2 if device_type == "cpu" else cores))
 
 
 @contextlib.contextmanager

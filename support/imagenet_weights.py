@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from support.arguments import UserError, shorten
-from support.files import load_tensors, load_torch, save_torch
+from support.torch_files import load_tensors, load_torch, save_torch
 
 # What a server or a proxy that answers nonsense causes; a URLError is an OSError.
 NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError, EOFError)

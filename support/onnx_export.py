@@ -1,17 +1,11 @@
-"""A module and its metadata as one ONNX file, and running that file with onnxruntime."""
+"""A module and its metadata as one ONNX file; `onnx_model` runs it."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib
 import json
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,20 +14,14 @@ from torch import nn
 
 from support.arguments import UserError, shorten
 from support.files import write_atomically
+from support.onnx_model import OnnxModel
+from support.packages import import_optional, silenced
+from support.predictor import Predictor
+from support.quantization import quantize
 
 EXPORT_PACKAGES = ("onnx", "onnxscript")
 OPSET = 18  # of ONNX's operators; fixed, so that the file does not depend on torch's version
-RUN_BATCH_SIZE = 4
 MAX_DIFFERENCE = 1e-4  # in probability and novelty
-PREPROCESSING = (
-    "Turn the image upright (EXIF). Convert it to 8-bit sRGB by its color profile, transparency "
-    "on white. If a side is more than {longest} times the other, cut out the middle of it, "
-    "{longest} times the other long. Resize, bilinear with antialiasing: the short side to "
-    "{short} pixels, the long side to {short} * long / short, rounded down. Cut out {size} x "
-    "{size} pixels in the center. What is cut out begins at half the difference of the lengths, "
-    "rounded to the nearest integer, halves to the even one. Pass the pixels as uint8 (0-255), "
-    "channels first: (N, 3, {size}, {size}). Do not normalize: the model does."
-)
 
 
 class ImagesToProbabilities(nn.Module):
@@ -69,22 +57,54 @@ class ImagesToProbabilities(nn.Module):
         return self.classifier(normalized)[: len(self.output_names)]
 
 
-def describe_preprocessing(size: int, short: int, longest: int) -> str:
-    """Say how an image becomes the input of a model, to a program that has the file alone.
+def export(
+    classifier: Any, path: str | os.PathLike, views: Sequence[np.ndarray], is_int8: bool = False
+) -> Iterator[str]:
+    """Write a classifier as an ONNX file and compare the two; yields lines about that.
 
     Args:
-        size: of the input, in pixels.
-        short: what the short side is resized to.
-        longest: the largest ratio of the sides.
+        classifier: a `Predictor` that is a module as well, and has `metadata`.
+        views: (3, image_size, image_size) uint8 each, to compare the outputs on; may be none.
+        is_int8: calibrate 8-bit integers on the views, instead of computing in 32-bit floats.
+
+    Raises:
+        UserError: see `export_onnx`; or the outputs differ by more than MAX_DIFFERENCE.
     """
-    return PREPROCESSING.format(size=size, short=short, longest=longest)
+    size = classifier.image_size
+    if views:  # first, because an export takes its time
+        import_optional("--to_onnx with --input or --int8", "onnxruntime")
+        expected = predict_all(classifier, views)
+    module = ImagesToProbabilities(
+        classifier, classifier.means, classifier.stds, classifier.has_novelty
+    )
+    metadata = classifier.metadata()
+    export_onnx(module, size, path, metadata, views if is_int8 else ())
+    yield f"saved {path}"
+    if not views:
+        return
+    outputs = predict_all(OnnxModel(path, [size], lambda _: metadata["preprocessing"]), views)
+    if is_int8:
+        same = (outputs[0].argmax(1) == expected[0].argmax(1)).sum()
+        difference = np.abs(outputs[0] - expected[0]).max()
+        yield f"int8: {same} of {len(views)} images keep their most likely category"
+        yield f"largest difference in probability: {difference:.1e}"
+    else:
+        difference = largest_difference(outputs, expected, path)
+        yield f"largest difference in probability or novelty: {difference:.1e}"
+
+
+def predict_all(predictor: Predictor, views: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return probabilities and novelty of views, one by one."""
+    outputs = [predictor.predict_views(view[None]) for view in views]
+    return [np.concatenate(arrays) for arrays in zip(*outputs, strict=True)]
 
 
 def export_onnx(
     module: ImagesToProbabilities,
     image_size: int,
     path: str | os.PathLike,
-    metadata: Mapping[str, Any],
+    metadata: dict[str, Any],
+    calibration: Sequence[np.ndarray] = (),
 ) -> None:
     """Write a module as one ONNX file, atomically.
 
@@ -92,12 +112,16 @@ def export_onnx(
     "probabilities" (N, num_classes) and "novelty" (N,) float32.
 
     Args:
-        metadata: is stored in the file; values that are not text as JSON.
+        metadata: is stored in the file, with its precision; values that are not text as JSON.
+        calibration: images, (3, image_size, image_size) uint8 each, of which the convolutions get
+            8-bit integers; see `quantize`. Without, they stay in 32-bit floats.
 
     Raises:
-        UserError: onnx or onnxscript is missing, the exporter fails, or the file cannot be written.
+        UserError: a package is missing, the exporter fails, or the file cannot be written.
     """
     import_optional("--to_onnx", *EXPORT_PACKAGES)
+    if calibration:
+        import_optional("--int8", "onnxruntime")
     # Two images: some exporters take the number of one image for a constant.
     images = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8)
     try:
@@ -114,7 +138,10 @@ def export_onnx(
             assert program is not None  # it is, with dynamo
             proto = program.model_proto
             _remove_exporter_notes(proto)
-            for key, value in metadata.items():
+            if calibration:
+                proto = quantize(proto, calibration)
+            precision = "int8" if calibration else "float32"
+            for key, value in (metadata | {"precision": precision}).items():
                 text = value if isinstance(value, str) else json.dumps(value)
                 proto.metadata_props.add(key=key, value=text)
             content = proto.SerializeToString(deterministic=True)
@@ -134,80 +161,20 @@ def _remove_exporter_notes(proto) -> None:
         item.ClearField("metadata_props")
 
 
-def onnx_outputs(path: str | os.PathLike, images: torch.Tensor) -> list[torch.Tensor]:
-    """Run a file of `export_onnx` with onnxruntime, on the CPU.
-
-    Args:
-        images: (N, 3, image_size, image_size) uint8.
-
-    Returns:
-        Probabilities (N, num_classes) float32, and novelty (N,) if the file has this output.
-
-    Raises:
-        UserError: onnxruntime or the file is missing, or onnxruntime cannot run it.
-    """
-    [runtime] = import_optional("--to_onnx with --input", "onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4  # an error is raised, and need not be printed as well
-    options.intra_op_num_threads = torch.get_num_threads()  # not as many as the machine has
-    try:
-        content = Path(path).read_bytes()
-        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        batches = [{"images": batch.numpy()} for batch in images.cpu().split(RUN_BATCH_SIZE)]
-        outputs = [session.run(None, batch) for batch in batches]
-    except OSError as error:
-        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
-    except Exception as error:
-        reason = shorten([str(error)])
-        raise UserError(f"{path}: not a model that onnxruntime can run: {reason}") from error
-    return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*outputs, strict=True)]
-
-
-def check_onnx(
-    path: str | os.PathLike, images: torch.Tensor, expected: Sequence[torch.Tensor]
+def largest_difference(
+    outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], path: str | os.PathLike
 ) -> float:
     """Return the largest difference between a file's outputs and the expected ones.
 
-    Raises:
-        UserError: it is above MAX_DIFFERENCE; or see `onnx_outputs`.
-    """
-    outputs = onnx_outputs(path, images)
-    pairs = zip(outputs, expected, strict=False)  # a file may lack the novelty
-    differences = [(output - values).abs().max().item() for output, values in pairs]
-    for difference in differences:
-        if not difference <= MAX_DIFFERENCE:  # NaN is not
-            raise UserError(f"{path}: its outputs differ by {difference:.1e}: do not use it")
-    return max(differences)
-
-
-def import_optional(purpose: str, *packages: str) -> list[ModuleType]:
-    """Import packages that only `purpose` needs.
+    Where both are NaN, as the novelty without a detector, they do not differ.
 
     Raises:
-        UserError: one of them is missing, or does not work on this machine.
+        UserError: it is above MAX_DIFFERENCE.
     """
-    try:
-        with silenced():
-            return [importlib.import_module(package) for package in packages]
-    except ImportError as error:
-        noun = "package" if len(packages) == 1 else "packages"
-        needed = f"{noun} {' and '.join(packages)}: pip install {' '.join(packages)}"
-        raise UserError(f"{purpose} needs the {needed}") from error
-
-
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Silence a library's output, logging and warnings."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            open(os.devnull, "w", encoding="utf-8") as devnull,
-            contextlib.redirect_stdout(devnull),
-            contextlib.redirect_stderr(devnull),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
+    difference = 0.0
+    for output, values in zip(outputs, expected, strict=True):
+        both = np.isnan(output) & np.isnan(values)
+        difference = np.maximum(difference, np.abs(output - values)[~both].max(initial=0))
+    if not difference <= MAX_DIFFERENCE:  # NaN is not
+        raise UserError(f"{path}: its outputs differ by {difference:.1e}: do not use it")
+    return float(difference)

@@ -1,5 +1,7 @@
 """Several threads, and several processes of torchrun: process group, broadcast, scatter, gather.
 
+torch is imported where there is more than one process: predict.py runs without it.
+
 Between processes, values pass as pickled objects through gloo, also on GPUs: they are small, and on
 their way to the first process's disk.
 """
@@ -16,13 +18,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from support.arguments import UserError, shorten
+from support.packages import import_optional
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+    from torch.utils.data import Dataset
 
 VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")  # that torchrun sets
 JOIN_TIMEOUT = 50  # seconds
@@ -44,6 +48,7 @@ def process_group() -> Iterator[int]:
     if os.environ.get("WORLD_SIZE", "") in ("", "1"):
         yield 0
         return
+    [dist] = import_optional("torchrun", "torch.distributed")
     _join()
     try:
         yield dist.get_rank()
@@ -65,6 +70,8 @@ def _join() -> None:
         if not value or (name != "MASTER_ADDR" and not value.isdecimal()):
             what = f"is {value!r}" if value else "is missing"
             raise UserError(f"{described} ask for several processes, but {name} {what}{remedy}")
+    import torch.distributed as dist
+
     errors: list[Exception] = []
 
     def initialize() -> None:
@@ -94,11 +101,17 @@ def _join() -> None:
 
 
 def _store() -> dist.Store:
+    import torch.distributed as dist
+
     return dist.distributed_c10d._get_default_store()
 
 
 def rank_and_size() -> tuple[int, int]:
     """Return this process's rank and the number of processes: 0 and 1 without torchrun."""
+    if "torch.distributed" not in sys.modules:
+        return 0, 1
+    import torch.distributed as dist
+
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
@@ -120,6 +133,8 @@ def _lost_process_is_an_error() -> Iterator[None]:
 
 def broadcast(value: Any) -> Any:
     """Return the first process's `value` in every process."""
+    import torch.distributed as dist
+
     box = [value]
     with _lost_process_is_an_error():
         dist.broadcast_object_list(box)
@@ -128,6 +143,8 @@ def broadcast(value: Any) -> Any:
 
 def broadcast_tensors(tensors: Iterable[torch.Tensor]) -> None:
     """Overwrite tensors (same shapes in every process) with those of the first process."""
+    import torch.distributed as dist
+
     with _lost_process_is_an_error():
         for tensor in tensors:
             dist.broadcast(tensor, 0)
@@ -139,6 +156,8 @@ def gather(values: Iterator[T], steps: int) -> Iterator[list[T]]:
     Yields:
         In the first process, the values of all processes that still have one; else nothing.
     """
+    import torch.distributed as dist
+
     rank, size = rank_and_size()
     for _ in range(steps):
         value = next(values, None)
@@ -162,10 +181,10 @@ def scatter_and_gather(
     Raises:
         UserError: another process has ended.
     """
-    if not dist.is_initialized():
-        yield from work(items)
-        return
     (rank, size), iterator = rank_and_size(), iter(items)
+    if size == 1:
+        yield from work(iterator)
+        return
     while True:
         chunks = None
         if rank == 0:
@@ -192,6 +211,9 @@ def load_ahead(
 
     See `failed_worker_is_an_error`.
     """
+    import torch
+    from torch.utils.data import DataLoader
+
     loader = DataLoader(
         dataset,
         batch_size=batch_size,

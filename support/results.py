@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from support.arguments import UserError, one_line
+from support.predictor import Probabilities
 
 BAR_LENGTH = 20  # characters, of a probability of 1
 COLUMNS = ("path", "rank", "category", "name", "probability", "error", "novelty")  # of CSV
@@ -52,15 +53,6 @@ class Prediction(NamedTuple):
         return self.novelty < UNUSUAL
 
 
-class Probabilities(NamedTuple):
-    """Probabilities and novelty of one image, or the error that prevented them."""
-
-    path: str
-    probs: Any  # tensor (num_classes,) float32, or None
-    novelty: float = math.nan
-    error: str = ""
-
-
 class Result(NamedTuple):
     """Predictions for one image, the most likely first, or the error that prevented them."""
 
@@ -70,7 +62,7 @@ class Result(NamedTuple):
 
 
 def most_likely(
-    probs: Any,
+    probs: np.ndarray,
     novelty: float,
     categories: Sequence[str],
     names: Mapping[str, str],
@@ -84,13 +76,14 @@ def most_likely(
     prediction, "unknown", of no category. A novelty of NaN is not below.
 
     Args:
-        probs: tensor (num_classes,) of probabilities.
+        probs: (num_classes,) probabilities.
         novelty: see `Prediction`.
         categories: (num_classes,) folders.
         names: category -> name; a category without one has its folder's name.
         top_k: a number above the number of categories returns all of them.
     """
-    best, indices = (column.tolist() for column in probs.topk(min(top_k, len(probs))))
+    indices = (-probs).argsort(kind="stable")[:top_k]
+    best = probs[indices].tolist()
     if best[0] < min_probability or novelty < min_novelty:
         return [Prediction("", UNKNOWN, best[0], novelty)]
     ranked = [categories[index] for index in indices]
@@ -124,10 +117,10 @@ def stack(items: Sequence[Probabilities], source: str) -> tuple[np.ndarray, np.n
     Raises:
         UserError: none could be, of `source`.
     """
-    readable = [item for item in items if item.probs is not None]
-    if not readable:
+    probs = [item.probs for item in items if item.probs is not None]
+    if not probs:
         raise UserError(f"{source}: none of its images can be read")
-    return np.stack([x.probs for x in readable]), np.array([x.novelty for x in readable])
+    return np.stack(probs), np.array([x.novelty for x in items if x.probs is not None])
 
 
 class Summary:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from support.arguments import UserError, shorten, warn
-from support.files import escape, load_torch, read_csv, save_torch, write_csv
+from support.files import escape, read_csv, write_csv
+from support.torch_files import load_torch, save_torch
 
 INPUTS_FILE = "images.csv"
 SAVE_INTERVAL = 2  # seconds at least between two states that are written

@@ -23,11 +23,12 @@ def test_gpu_without_a_gpu_is_a_users_error():
 
 
 @pytest.mark.parametrize(
-    ("device", "size", "count"),
-    [(CPU, 224, 4), (CPU, 320, 2), (CPU, 448, 1), (CPU, 1024, 1), (CPU, 112, 16), (CUDA, 448, 32)],
+    ("device_type", "size", "count"),
+    [("cpu", 224, 4), ("cpu", 320, 2), ("cpu", 448, 1), ("cpu", 1024, 1), ("cpu", 112, 16)]
+    + [("cuda", 448, 32)],
 )
-def test_a_batch_has_about_equally_many_pixels_at_any_image_size(device, size, count):
-    assert devices.default_batch_size(device, size) == count
+def test_a_batch_has_about_equally_many_pixels_at_any_image_size(device_type, size, count):
+    assert devices.default_batch_size(device_type, size) == count
 
 
 @pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("0", 0), ("3", 3), ("5", 1)])
@@ -85,15 +86,15 @@ def test_workers_follow_from_the_cores_that_the_process_may_use(
     monkeypatch, cores, with_cpu, with_gpu
 ):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    assert devices.default_workers(CPU) == with_cpu
-    assert devices.default_workers(CUDA) == devices.default_workers(MPS) == with_gpu
+    assert devices.default_workers("cpu") == with_cpu
+    assert devices.default_workers("cuda") == devices.default_workers("mps") == with_gpu
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(8, 4), (None, 1)])
 def test_workers_of_a_system_without_affinity(monkeypatch, cores, workers):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert devices.default_workers(CPU) == workers
+    assert devices.default_workers("cpu") == workers
 
 
 CGROUPS = {

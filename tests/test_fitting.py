@@ -431,7 +431,7 @@ def test_fine_tuning_trains_the_last_block_and_the_head_alone(tunable, images):
     data, rows = utils.read_data_folder(images), samples.rows["valid"]
     views = [load_views(images, path, [0]) for path in data.paths["valid"]]
     with torch.inference_mode():
-        logits = tunable.head(tunable.backbone(utils.normalize(torch.cat(views)))).mean(1)
+        logits = tunable.head(tunable.backbone(utils.normalize(np.concatenate(views)))).mean(1)
     of_images = metrics(logits, torch.tensor(data.labels["valid"]))
     of_features = evaluate(tunable.head, samples.features, samples.labels, rows)
     last = used_epoch(history, 1)

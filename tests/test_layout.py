@@ -80,6 +80,7 @@ def test_nothing_runs_on_import(path):
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
     for node in body:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        is_script = isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+        tests = ('__name__ == "__main__"', "TYPE_CHECKING")
+        is_script = isinstance(node, ast.If) and ast.unparse(node.test).replace("'", '"') in tests
         is_update = isinstance(node, ast.AugAssign)  # of a constant
         assert isinstance(node, allowed) or is_docstring or is_script or is_update, node.lineno

@@ -70,7 +70,7 @@ def test_every_command_parses(readme, script):
 def test_every_flag_is_mentioned(readme, script, capsys):
     with pytest.raises(SystemExit):
         PARSERS[script](["--help"])
-    flags = set(re.findall(r"--[a-z_]+", capsys.readouterr().out)) - {"--help"}
+    flags = set(re.findall(r"--[a-z0-9_]+", capsys.readouterr().out)) - {"--help"}
     assert len(flags) > 5
     missing = {flag for flag in flags if not re.search(rf"{flag}\b", readme)}
     assert not missing

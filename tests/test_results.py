@@ -7,8 +7,8 @@ import math
 import os
 import sys
 
+import numpy as np
 import pytest
-import torch
 from conftest import parse_results, table_rows
 
 from support import results
@@ -37,7 +37,7 @@ file_formats = pytest.mark.parametrize("kind", results.FILE_FORMATS)
 
 
 def test_the_most_likely_categories_come_first():
-    probs = torch.tensor([0.2, 0.5, 0.3, 0.0])
+    probs = np.array([0.2, 0.5, 0.3, 0.0])
     assert results.most_likely(probs, 0.25, CATEGORIES, {"2": "two"}, 2) == [
         Prediction("10", "10", 0.5, 0.25),
         Prediction("2", "two", pytest.approx(0.3), 0.25),
@@ -47,7 +47,7 @@ def test_the_most_likely_categories_come_first():
 
 
 def test_a_prediction_below_the_minimum_is_unknown():
-    probs = torch.tensor([0.2, 0.5, 0.3, 0.0])
+    probs = np.array([0.2, 0.5, 0.3, 0.0])
     assert results.most_likely(probs, 0.25, CATEGORIES, {}, 2, 0.5)[0] == Prediction(
         "10", "10", 0.5, 0.25
     )
@@ -57,7 +57,7 @@ def test_a_prediction_below_the_minimum_is_unknown():
 
 
 def test_an_image_below_the_minimum_novelty_is_unknown():
-    probs = torch.tensor([0.2, 0.5, 0.3, 0.0])
+    probs = np.array([0.2, 0.5, 0.3, 0.0])
     unknown = [Prediction("", "unknown", 0.5, 0.01)]
     assert results.most_likely(probs, 0.01, CATEGORIES, {}, 2, 0.5, 0.02) == unknown
     assert results.most_likely(probs, 0.01, CATEGORIES, {}, 2, 0.51, 0.01) == unknown
@@ -104,7 +104,7 @@ def test_a_summary_counts_results():
 def predictions() -> list[Prediction]:
     """Four predictions whose names differ in length; one has a line end."""
     names = {"10": "a long name, longer than the word category", "2": "two\nlines"}
-    return results.most_likely(torch.tensor([0.13, 0.55, 0.3, 0.02]), 0.25, CATEGORIES, names, 4)
+    return results.most_likely(np.array([0.13, 0.55, 0.3, 0.02]), 0.25, CATEGORIES, names, 4)
 
 
 def test_a_table_has_rank_probability_name_and_category(predictions):
