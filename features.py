@@ -343,8 +343,8 @@ def seconds_per_view(arch: str, root: str, paths: Sequence[str], settings: Setti
     with torch.inference_mode():
         for path in [paths[0], *paths[:: max(1, len(paths) // TRIALS)]]:
             start = time.perf_counter()
-            view = utils.plain_view(utils.load_image(os.path.join(root, path), size=size), size)
-            inputs = utils.normalize(view[None], settings.means, settings.stds).to(settings.device)
-            backbone(inputs).cpu()
+            view = torch.from_numpy(utils.load_plain_view(os.path.join(root, path), size))
+            inputs = view[None].to(settings.device)
+            backbone(utils.normalize(inputs, settings.means, settings.stds)).cpu()
             times.append(time.perf_counter() - start)
     return statistics.median(times[1:])  # the first one prepares kernels

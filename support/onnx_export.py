@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from support.arguments import UserError, shorten
+from support.arguments import UserError, shorten, warn
 from support.files import write_atomically
 from support.onnx_model import OnnxModel
 from support.packages import import_optional, silenced
@@ -21,6 +21,7 @@ from support.quantization import quantize
 
 EXPORT_PACKAGES = ("onnx", "onnxscript")
 OPSET = 18  # of ONNX's operators; fixed, so that the file does not depend on torch's version
+FEW = 8  # images that are too few to calibrate on, if there are fewer; benchmarks/README.md
 MAX_DIFFERENCE = 1e-4  # in probability and novelty
 
 
@@ -84,6 +85,8 @@ def export(
         return
     outputs = predict_all(OnnxModel(path, [size], lambda _: metadata["preprocessing"]), views)
     if is_int8:
+        if len(views) < FEW:
+            warn(f"{path}: calibrated on {len(views)} images; {FEW} are needed, of many kinds")
         same = (outputs[0].argmax(1) == expected[0].argmax(1)).sum()
         difference = np.abs(outputs[0] - expected[0]).max()
         yield f"int8: {same} of {len(views)} images keep their most likely category"

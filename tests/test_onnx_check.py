@@ -20,6 +20,12 @@ def tensor(name="w", **location):
     return made
 
 
+def unmarked(made):
+    """Remove the mark that a tensor's values are in another file, but not the file's name."""
+    made.ClearField("data_location")
+    return made
+
+
 def model(*nodes, tensors=(), **parts):
     """Make a model of nodes, by default one that adds weights to its input."""
     nodes = nodes or (node("Add", ["x", "w"], ["y"]),)
@@ -42,6 +48,7 @@ def function():
 HOSTILE = {
     "weights elsewhere": model(tensors=[tensor(location="../../../etc/passwd")]),
     "weights elsewhere, without a name": model(tensors=[tensor(offset="0")]),
+    "weights elsewhere, which it does not say": model(tensors=[unmarked(tensor(location="x"))]),
     "constant elsewhere": model(
         node("Add", ["x", "w"], ["y"]), node("Clip", ["x"], ["z"], value=tensor(location="/etc/x"))
     ),

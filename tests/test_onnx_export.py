@@ -247,6 +247,14 @@ def test_integers_keep_the_predictions_for_photographs(
     assert expected.std(0).min() > 0.05  # the predictions differ
     assert 1e-5 < np.abs(probs - expected).mean() < 0.02
     assert path.stat().st_size < 22e6  # in 32 bits it has 61 MB
+    from onnx import numpy_helper
+
+    tensors = {t.name: numpy_helper.to_array(t) for t in read(path).graph.initializer}
+    weights = {name: tensor for name, tensor in tensors.items() if tensor.dtype == np.int8}
+    weights = {name: tensor for name, tensor in weights.items() if tensor.ndim == 4}
+    assert len(weights) == 13 and max(np.abs(w).max() for w in weights.values()) <= 64  # 7 bits
+    scales = [tensors[name.replace("_quantized", "_scale")].shape for name in weights]
+    assert scales == [(len(weight),) for weight in weights.values()]  # one for each channel
     path.unlink()
 
 
@@ -400,6 +408,18 @@ def test_the_file_of_a_checkpoint_describes_its_input_and_categories(by_command,
     assert json.loads(metadata["stds"]) == STDS
     temperature = load_checkpoint(trained.checkpoint).temperature
     assert json.loads(metadata["temperature"]) == temperature
+
+
+def test_few_images_to_calibrate_on_give_a_warning(packages, capsys, tmp_path):
+    for count, is_warned in ((8, False), (7, True)):
+        list(export(small_classifier(), tmp_path / "model.onnx", list(views(count)), is_int8=True))
+        assert ("calibrated on 7 images" in capsys.readouterr().err) == is_warned
+
+
+@pytest.mark.parametrize("others", [["--int8"], ["--int8", "--to_onnx", "new.onnx"]])
+def test_integers_need_an_output_and_images(trained, images, call, others):
+    done = call("predict.py", "--checkpoint", trained.checkpoint, "--evaluate", images, *others)
+    assert_error(done, "--int8 goes with --to_onnx FILE, and --input")
 
 
 def test_the_flag_goes_with_one_image_or_none(trained, images, call, tmp_path):
