@@ -91,13 +91,16 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--no_report", action="store_true", help="write no tables and figures beside it")
     add("--resume", action="store_true", help="continue the same command after an interruption")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
-    add("--precision", choices=devices.PRECISIONS, default="auto", help="(%(default)s)")
+    precisions = [*devices.PRECISIONS, "int8"]
+    add("--precision", choices=precisions, default="auto", help="(%(default)s)")
     cache = "stores features for later runs, 24 KB a view; delete it to clear them (%(default)s)"
     add("--cache_dir", default=str(default_cache_folder()), help=cache)
     add("--no_cache", action="store_true", help="store no features for later runs")
     args = parser.parse_args(command_line)
     if args.fine_tune and (args.final or args.image_size > utils.CROP):
         parser.error(f"--fine_tune goes with an --image_size up to {utils.CROP}, without --final")
+    if args.precision == "int8" and (args.device == "gpu" or args.fine_tune or args.check):
+        parser.error("--precision int8 goes without --device gpu, --fine_tune and --check")
     if args.check and args.check_labels:
         parser.error("--check_labels does all that --check does: leave out --check")
     return args

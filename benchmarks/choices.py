@@ -54,6 +54,9 @@ def backbone_table(backbone: Backbone, device: torch.device, rounds: int) -> Non
             sides[f"{dtype} {layout}"] = (side.features, dtype, layout)
     fast = fast_copy(backbone, device, torch.float32)
     sides["float32 channels_last, Winograd"] = (fast.features, "float32", "channels_last")
+    if device.type == "cpu":
+        integers = fast_copy(backbone, device, torch.int8)
+        sides["int8"] = (integers.features, "float32", "contiguous_format")
     compiled = copy.deepcopy(sides["bfloat16 channels_last"][0])
     sides["torch.compile, bfloat16"] = (torch.compile(compiled), "bfloat16", "channels_last")
     sizes = (1, 2, 4, 8, 32) if device.type == "cpu" else (8, 32, 128, 256)
