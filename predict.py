@@ -98,7 +98,7 @@ def check_combinations(args: argparse.Namespace, error: Callable[[str], object])
     is_one = args.input is not None and is_single(args)
     is_comparable = not args.evaluate and (args.int8 or args.input is None or is_one)
     figures = args.heatmap or (args.plot and not args.evaluate)
-    kind = results.format_of(args.output or "names.csv")
+    kind, new = results.format_of(args.output or "names.csv"), args.to_onnx or "a.onnx"
     ending = f"--output {args.output}: the name has to end in .csv, .jsonl or .json"
     for is_wrong, message in (
         (not (args.input or args.evaluate or args.to_onnx), "--input PATH is missing"),
@@ -108,6 +108,7 @@ def check_combinations(args: argparse.Namespace, error: Callable[[str], object])
         (onnx and os.environ.get("WORLD_SIZE", "1") != "1", f"torchrun {torch}"),
         (args.evaluate and more, "--evaluate goes without --input, --output and --format"),
         (args.unknown and not args.evaluate, "--unknown goes with --evaluate"),
+        (not is_onnx(new), f"--to_onnx {new}: the name has to end in .onnx"),
         (args.int8 and not (args.to_onnx and args.input), f"--int8 {CALIBRATED}"),
         (args.to_onnx and not is_comparable, "--to_onnx goes with one image as --input, or none"),
         (figures and not is_one, "--plot and --heatmap are for one image"),

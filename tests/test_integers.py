@@ -136,9 +136,7 @@ def test_other_weights_are_a_users_error(weights_file):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(
-        UserError, match="^--precision int8 needs the packages onnx and onnx"
-    ):
+    with pytest.raises(UserError, match="^--precision int8 needs the packages onnx and onnx"):
         IntegerLayers(list(layers_of()), 0, [1, 1, 1, 1])
 
 

@@ -252,6 +252,8 @@ def test_integers_keep_the_predictions_for_photographs(
     tensors = {t.name: numpy_helper.to_array(t) for t in read(path).graph.initializer}
     weights = {name: tensor for name, tensor in tensors.items() if tensor.dtype == np.int8}
     weights = {name: tensor for name, tensor in weights.items() if tensor.ndim == 4}
+    for word in (ROOT, Path(torch.__file__).parent, Path.home(), path.parent):
+        assert os.fsencode(word) not in path.read_bytes()
     assert len(weights) == 13 and max(np.abs(w).max() for w in weights.values()) <= 64  # 7 bits
     scales = [tensors[name.replace("_quantized", "_scale")].shape for name in weights]
     assert scales == [(len(weight),) for weight in weights.values()]  # one for each channel
@@ -420,6 +422,12 @@ def test_few_images_to_calibrate_on_give_a_warning(packages, capsys, tmp_path):
 def test_integers_need_an_output_and_images(trained, images, call, others):
     done = call("predict.py", "--checkpoint", trained.checkpoint, "--evaluate", images, *others)
     assert_error(done, "--int8 goes with --to_onnx FILE, and --input")
+
+
+def test_the_name_of_the_file_has_to_say_what_it_is(trained, call, tmp_path):
+    """As `--checkpoint` needs it."""
+    done = call("predict.py", "--checkpoint", trained.checkpoint, "--to_onnx", tmp_path / "a.pth")
+    assert_error(done, "--to_onnx", "has to end in .onnx")
 
 
 def test_the_flag_goes_with_one_image_or_none(trained, images, call, tmp_path):
