@@ -3,6 +3,8 @@
 pip install -r requirements-predict.txt flask
 python assets/serve_example.py flowers.onnx
 curl -F image=@image.jpg http://127.0.0.1:8000/predict
+
+Flask's own server is for trying it out: for the public, `waitress.serve(app)` replaces `app.run`.
 """
 
 import os
