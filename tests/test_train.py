@@ -556,7 +556,7 @@ INVALID_VALUES = {
     "--fine_tune": ["-1", "x", "1.5"],
     "--seed": ["-1", "x", "0.5"],
     "--device": ["tpu"],
-    "--precision": ["int8"],
+    "--precision": ["int4"],
     "--means": ["1,2"],
     "--stds": ["1,2,0"],
 }
