@@ -47,7 +47,7 @@ from support.resume import UnfinishedRun, is_finished
 
 CHECKPOINT = "assets/model/checkpoint_script.pth"
 CHECK_LABELS = "also look for incorrect labels and near-duplicates, do not train"
-FINE_TUNE = "epochs in which the last block is trained as well, after the others (%(default)s)"
+FINE_TUNE = "more epochs, that also train the last block; no gain on Oxford-102 (%(default)s)"
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:

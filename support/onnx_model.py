@@ -20,7 +20,7 @@ from support.onnx_check import check_model
 from support.packages import import_optional
 from support.predictor import Predictor
 
-MEMORY_LIMIT = 4 * 2**30  # bytes for a pass on a CPU; 64 images of 224 pixels need 2.5 GB
+MEMORY_LIMIT = 4 * 2**30  # bytes for a pass on a CPU; 128 images of 224 pixels need 3.7 GB
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 REMEDY = "python predict.py --checkpoint CHECKPOINT --to_onnx FILE writes one"
 
