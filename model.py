@@ -283,7 +283,7 @@ class Classifier(Predictor, nn.Module):
         """Return what a file without torch's weights needs to say, as plain values."""
         return {
             "categories": self.categories,
-            "names": [self.names.get(category, category) for category in self.categories],
+            "names": self.all_names(),
             "preprocessing": describe_plain_view(self.image_size),
             "arch": self.arch,
             "format_version": FORMAT_VERSION,  # of the checkpoint

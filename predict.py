@@ -42,7 +42,7 @@ from support.names import display_names
 from support.onnx_model import OnnxModel, is_onnx
 from support.outputs import check_output, check_outputs
 from support.packages import import_optional
-from support.parallel import process_group, rank_and_size, scatter_and_gather
+from support.parallel import is_alone, process_group, rank_and_size, scatter_and_gather
 from support.predictor import Predictor, Probabilities
 from support.result_file import OutputFile
 
@@ -105,7 +105,7 @@ def check_combinations(args: argparse.Namespace, error: Callable[[str], object])
         (not args.checkpoint, "--checkpoint FILE is missing: what train.py wrote"),
         (onnx and args.heatmap, f"--heatmap {torch}"),
         (onnx and args.to_onnx, f"--to_onnx {torch}"),
-        (onnx and os.environ.get("WORLD_SIZE", "1") != "1", f"torchrun {torch}"),
+        (onnx and not is_alone(), f"torchrun {torch}"),
         (args.evaluate and more, "--evaluate goes without --input, --output and --format"),
         (args.unknown and not args.evaluate, "--unknown goes with --evaluate"),
         (not is_onnx(new), f"--to_onnx {new}: the name has to end in .onnx"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,13 @@ class IntegerLayers(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Module], lowest: float, highest: Sequence[float]):
         super().__init__()
-        _, runtime = import_optional("--precision int8", "onnx", "onnxruntime")
+        onnx, runtime = import_optional("--precision int8", "onnx", "onnxruntime")
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # an error is raised, and need not be printed as well
         options.intra_op_num_threads = torch.get_num_threads()
         # Threads that wait actively would take the cores from torch, which computes in between.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        content = _Model().write(layers, lowest, highest)
+        content = _Model(onnx).write(layers, lowest, highest)
         providers = ["CPUExecutionProvider"]
         self.session = runtime.InferenceSession(content, options, providers=providers)
         self.weight = torch.empty(0)  # of the type that the input has to have
@@ -75,14 +76,14 @@ def replace_layers(
 class _Model:
     """An ONNX model while it is written: a chain of nodes from "x" to "y"."""
 
-    def __init__(self) -> None:
+    def __init__(self, onnx: ModuleType) -> None:
+        self.onnx = onnx
         self.nodes: list[Any] = []
         self.tensors: list[Any] = []
 
     def write(self, layers: Sequence[nn.Module], lowest: float, highest: Sequence[float]) -> bytes:
         """Return the model's file; see `IntegerLayers`."""
-        from onnx import TensorProto, helper
-
+        helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
         maxima = iter(highest)
         x, scale = self.rounded("x", lowest, next(maxima))
         for layer in layers:
@@ -94,7 +95,7 @@ class _Model:
                 x = self.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
                 x, _ = self.rounded(x, 0, LEVELS * scale)
         self.nodes[-1].output[0] = "y"
-        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+        values = [helper.make_tensor_value_info(name, kind, None) for name in "xy"]
         graph = helper.make_graph(self.nodes, "layers", values[:1], values[1:], self.tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
         model.ir_version = IR_VERSION
@@ -102,18 +103,14 @@ class _Model:
 
     def add(self, operator: str, *inputs: str, **attributes) -> str:
         """Add a node; returns the name of its output."""
-        from onnx import helper
-
         name = f"output {len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        self.nodes.append(self.onnx.helper.make_node(operator, inputs, [name], **attributes))
         return name
 
     def constant(self, value: Any) -> str:
         """Add a constant; returns its name."""
-        from onnx import numpy_helper
-
         name = f"constant {len(self.tensors)}"
-        self.tensors.append(numpy_helper.from_array(np.asarray(value), name))
+        self.tensors.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
 
     def rounded(self, x: str, lowest: float, highest: float) -> tuple[str, float]:

@@ -59,8 +59,7 @@ class OnnxModel(Predictor):
         self._lock, self._provider = threading.Lock(), PROVIDERS["cpu"]
         [self._runtime] = import_optional("an ONNX file", "onnxruntime")
         check_regular_file(path)
-        self._opened_with: tuple[list[float], list[float]] = ([], [])
-        self._opened = self._open()
+        self._open([], [])
         try:
             preprocessing = self._read_metadata(image_sizes)
         except Exception as error:
@@ -70,11 +69,10 @@ class OnnxModel(Predictor):
                 f"{path}: its images are prepared in another way than this program's; {REMEDY}"
             )
 
-    def _open(self, means: Sequence[float] = (), stds: Sequence[float] = ()) -> tuple[Any, list]:
-        """Load the file into onnxruntime, with other `means` and `stds` if they are given.
+    def _open(self, means: Sequence[float], stds: Sequence[float]) -> None:
+        """Load the file into onnxruntime, with other `means` and `stds` if they are not empty.
 
-        Returns:
-            The session, and values that have to stay as long as it is in use.
+        Sets the session, with values that have to stay as long as it is in use.
         """
         options = self._runtime.SessionOptions()
         options.log_severity_level = 4  # an error is raised, and need not be printed as well
@@ -97,7 +95,7 @@ class OnnxModel(Predictor):
                 providers=[self._provider],
                 disabled_optimizers=["ConstantFolding"],  # whose memory has no limit
             )
-            return session, replaced
+            self._opened, self._opened_with = (session, replaced), (list(means), list(stds))
         except OSError as error:
             raise UserError(f"{self.path}: cannot read it: {error.strerror}") from error
         except Exception as error:
@@ -150,8 +148,7 @@ class OnnxModel(Predictor):
             return
         if PROVIDERS[device] in self._runtime.get_available_providers():
             self._provider, self.device_type = PROVIDERS[device], "cuda"
-            self._opened = self._open(self.means, self.stds)
-            self._opened_with = (list(self.means), list(self.stds))
+            self._open(self.means, self.stds)
         if self._opened[0].get_providers()[0] != PROVIDERS[device]:  # it continues on the CPU
             raise UserError(
                 f"--device {device}: an ONNX file needs the package onnxruntime-gpu and its CUDA; "
@@ -162,10 +159,9 @@ class OnnxModel(Predictor):
         self, views: np.ndarray, means: Sequence[float], stds: Sequence[float]
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Predictor.predict_views`."""
-        asked = (list(means), list(stds))
         with self._lock:
-            if asked != self._opened_with:
-                self._opened, self._opened_with = self._open(*asked), asked
+            if (list(means), list(stds)) != self._opened_with:
+                self._open(means, stds)
             session, replaced = self._opened  # both stay until this pass is over
         try:
             probs, *others = session.run(None, {"images": views})

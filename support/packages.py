@@ -55,13 +55,12 @@ def delayed_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # which gets no signals
         return
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    handlers = {
-        n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)
-    }
     came: list[int] = []
-    for number in handlers:
-        signal.signal(number, lambda number, frame: came.append(number))
+    handlers = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in SIGNALS
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
     try:
         yield
     finally:

@@ -37,6 +37,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def is_alone() -> bool:
+    """Return whether torchrun started this process without others, or nobody did."""
+    return os.environ.get("WORLD_SIZE", "") in ("", "1")
+
+
 @contextlib.contextmanager
 def process_group() -> Iterator[int]:
     """Join the process group of torchrun, if there is one; yields this process's rank.
@@ -45,7 +50,7 @@ def process_group() -> Iterator[int]:
         UserError: the other processes do not come within JOIN_TIMEOUT, or the variables that
             describe the group are incomplete: they may be those of another job.
     """
-    if os.environ.get("WORLD_SIZE", "") in ("", "1"):
+    if is_alone():
         yield 0
         return
     [dist] = import_optional("torchrun", "torch.distributed")

@@ -121,7 +121,14 @@ class Predictor:
                 probs, novelty = (None, math.nan) if view is None else next(outputs)
                 yield Probabilities(path, probs, float(novelty), error)
 
+    def all_names(self) -> list[str]:
+        """Return the name of each category, or the category itself."""
+        return [self.names.get(category, category) for category in self.categories]
+
     def settings(self) -> dict[str, Any]:
         """Return what predictions depend on beside the model's file, by the names of flags."""
-        names = [self.names.get(category, category) for category in self.categories]
-        return {"--category_names": names, "--means": [*self.means], "--stds": [*self.stds]}
+        return {
+            "--category_names": self.all_names(),
+            "--means": [*self.means],
+            "--stds": [*self.stds],
+        }

@@ -430,6 +430,10 @@ def test_torchrun_needs_torch(small, monkeypatch, light, images):
     monkeypatch.setenv("WORLD_SIZE", "2")
     done = finish(light("--input", images, "--checkpoint", small[1]))
     assert_error(done, "torchrun", "needs a checkpoint and torch")
+    for alone in ("", "1"):  # as a variable that is left empty, and with one process
+        monkeypatch.setenv("WORLD_SIZE", alone)
+        done = finish(light("--input", images / "test" / "2", "--checkpoint", small[1]))
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_checkpoint_needs_torch_and_says_so(light, trained, images):
