@@ -26,14 +26,8 @@ import utils
 from model import REGIONS, Backbone, fast_copy, load_weights, num_regions
 from support.arguments import UserError, progress, warn
 from support.devices import default_batch_size
-from support.parallel import (
-    broadcast,
-    broadcast_tensors,
-    failed_worker_is_an_error,
-    gather,
-    load_ahead,
-    rank_and_size,
-)
+from support.loading import failed_worker_is_an_error, load_ahead
+from support.parallel import broadcast, broadcast_tensors, gather, rank_and_size
 from support.record_store import KEY_BYTES, MISSING, RecordStore
 
 LAYOUT = 8  # of the stored records; in the cache's key, as is all that features depend on

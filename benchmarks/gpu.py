@@ -30,7 +30,7 @@ from model import Backbone, Classifier, Head, fast_copy
 from predict import predict_stream
 from support.arguments import whole_number
 from support.devices import default_batch_size, default_workers, select_device, select_precision
-from support.parallel import map_ahead
+from support.loading import map_ahead
 from utils import MEANS, STDS, DataFolder, load_plain_view, normalize, read_data_folder
 
 COMPARED = 32  # images

@@ -1,4 +1,4 @@
-"""Several threads, and several processes of torchrun: process group, broadcast, scatter, gather.
+"""Several processes of torchrun: process group, broadcast, scatter, gather.
 
 torch is imported where there is more than one process: predict.py runs without it.
 
@@ -8,16 +8,13 @@ their way to the first process's disk.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import datetime
 import itertools
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from support.arguments import UserError, shorten
@@ -26,7 +23,6 @@ from support.packages import import_optional
 if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
-    from torch.utils.data import Dataset
 
 VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")  # that torchrun sets
 JOIN_TIMEOUT = 50  # seconds
@@ -200,78 +196,3 @@ def scatter_and_gather(
         for results in gather(iter([list(work(chunks[rank]))]), 1):
             for result in results:
                 yield from result
-
-
-def load_ahead(
-    dataset: Dataset, batch_size: int, workers: int, collate: Callable[[list], T]
-) -> Iterator[T]:
-    """Yield batches of a dataset, in its order, loaded by processes.
-
-    Batches should hold arrays of numpy, which pass through pipes. Tensors would pass through shared
-    memory, of which containers have little.
-
-    Args:
-        workers: number of processes; 0 loads in this one.
-        collate: joins items into a batch.
-
-    See `failed_worker_is_an_error`.
-    """
-    import torch
-    from torch.utils.data import DataLoader
-
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # so that torch's global one does not change
-    )
-    yield from loader
-
-
-@contextlib.contextmanager
-def failed_worker_is_an_error() -> Iterator[None]:
-    """Raise UserError if a process of `load_ahead` fails: torch raises an error anywhere then."""
-    try:
-        yield
-    except (RuntimeError, OSError, MemoryError) as error:
-        if "DataLoader worker" not in f"{error}":
-            raise
-        reason = str(error).strip().partition("\n")[0]
-        remedy = "try a smaller number of --workers; with 0, there is no other process"
-        raise UserError(f"a process that decodes images has failed: {reason}; {remedy}") from error
-
-
-def _ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which all processes get, to the process that started this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # The thread that shares tensors would print a traceback if its connection is then closed.
-    sys.excepthook = lambda *_: None
-
-
-def map_ahead(
-    function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int
-) -> Iterator[R]:
-    """Yield `function(item)` in the order of the items, computed by threads.
-
-    Args:
-        workers: number of threads; 0 computes each result when it is asked for.
-        ahead: number of results that are computed before they are asked for.
-    """
-    if not workers:
-        yield from map(function, items)
-        return
-    pending: collections.deque[Future[R]] = collections.deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()

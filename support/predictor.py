@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from support.arguments import UserError
-from support.parallel import map_ahead
+from support.loading import map_ahead
 
 
 class Probabilities(NamedTuple):

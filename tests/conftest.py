@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,7 @@ CATEGORIES = ("1", "10", "2", "x y")  # in string order
 MAINS = {"train.py": train.main, "predict.py": predict.main}
 NAMES_WARNING = "warning: cat_to_name.json: has no name for 1 categories: x y"  # of CATEGORIES
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # torchrun's own setting
+TINY_TRAIN = "tests/tiny_train.py"  # train.py with one more architecture
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 TIMEOUT = 300  # seconds after which a process that hangs is ended
 
@@ -338,6 +340,51 @@ def train_tiny(tiny, images, call, tmp_path):
         return call("train.py", *fixed, *flags), path
 
     return with_flags
+
+
+def feature_files(cache: Path) -> list[Path]:
+    """List the files of features in a cache."""
+    return sorted(cache.rglob("*.features"))
+
+
+def start_training(flags, launcher=(), env=None) -> subprocess.Popen:
+    """Start a training with a second for each batch: time to be disturbed."""
+    return subprocess.Popen(
+        [sys.executable, *launcher, ROOT / TINY_TRAIN, *map(str, flags)],
+        cwd=ROOT,
+        env={**os.environ, **ONE_THREAD, "SLOW": "1", **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_features(cache: Path, process: subprocess.Popen) -> None:
+    """Wait until the first features have been written."""
+    deadline = time.monotonic() + TIMEOUT
+    while not any(path.stat().st_size for path in feature_files(cache)):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no features yet"
+        time.sleep(0.02)
+
+
+def children(parent: int) -> list[int]:
+    """List the processes that a process has started, the first one first."""
+    ids = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with_parent = path.read_text() if path.exists() else ""
+        if re.search(rf"\) \S {parent} ", with_parent):
+            ids.append(int(path.parent.name))
+    return sorted(ids)
+
+
+@pytest.fixture
+def training(images, tmp_path):
+    """Flags of a training with four batches in each of two processes; its cache and checkpoint."""
+    cache, checkpoint = tmp_path / "cache", tmp_path / "checkpoint.pth"
+    flags = ("--data_dir", images, "--output_cat", 4, "--arch", "tiny", "--weights", "none")
+    flags += ("--epochs", 2, "--workers", 0, "--cache_dir", cache, "--save_dir", checkpoint)
+    return (*flags, "--no_report"), cache, checkpoint
 
 
 def views_of(root, paths, numbers=(0,)) -> list[features.View]:

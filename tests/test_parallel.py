@@ -1,15 +1,11 @@
 """support.parallel: torchrun's processes share the work, and the loss of one is an error."""
 
-import itertools
 import multiprocessing
 import os
-import re
-import shlex
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,13 +16,18 @@ from conftest import (
     ONE_THREAD,
     ROOT,
     TIMEOUT,
+    TINY_TRAIN,
     TORCHRUN,
     assert_error,
     backbone_of,
+    children,
+    feature_files,
     make_images,
     run,
     same_bits,
+    start_training,
     state_of,
+    wait_for_features,
 )
 
 from support.parallel import (
@@ -34,52 +35,10 @@ from support.parallel import (
     broadcast,
     broadcast_tensors,
     gather,
-    map_ahead,
     process_group,
     rank_and_size,
     scatter_and_gather,
 )
-
-SCRIPT = "tests/tiny_train.py"  # train.py with one more architecture
-
-
-# ---------------------------------------------------------------- threads
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_results_come_in_the_order_of_the_items(workers):
-    def slow_if_even(number: int) -> int:
-        time.sleep(0 if number % 2 else 0.01)
-        return number**2
-
-    results = map_ahead(slow_if_even, iter(range(20)), workers, ahead=5)
-    assert list(results) == [number**2 for number in range(20)]
-
-
-@pytest.mark.parametrize(("workers", "ahead"), [(0, 4), (1, 4), (3, 4), (2, 0)])
-def test_only_so_many_items_are_taken_ahead(workers, ahead):
-    count = itertools.count()
-    items = (next(count) for _ in itertools.repeat(None))  # there is no end
-    results = map_ahead(str, items, workers, ahead)
-    for number in range(10):
-        assert next(results) == str(number)
-    results.close()
-    assert next(count) == 10 + (ahead if workers else 0)
-
-
-def test_results_are_computed_ahead_by_several_threads():
-    barrier = threading.Barrier(3, timeout=TIMEOUT)  # passed by three threads at once
-    results = map_ahead(lambda item: barrier.wait(), range(6), workers=3, ahead=3)
-    assert sorted(results) == [0, 0, 1, 1, 2, 2]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_is_raised_where_the_result_is_asked_for(workers):
-    results = map_ahead(lambda number: 1 / number, [1, 2, 0, 4], workers, ahead=4)
-    assert [next(results), next(results)] == [1, 0.5]
-    with pytest.raises(ZeroDivisionError):
-        next(results)
-
 
 # ---------------------------------------------------------------- a process group
 
@@ -153,10 +112,6 @@ def test_three_processes_share_the_items_and_the_first_gets_the_results():
 # ---------------------------------------------------------------- torchrun train.py
 
 
-def feature_files(cache: Path) -> list[Path]:
-    return sorted(cache.rglob("*.features"))
-
-
 def test_any_number_of_processes_gives_the_same_weights(tiny, call, tmp_path):
     # 13 images: 5, 4 and 4 for the processes, in batches of 4.
     data = make_images(tmp_path / "data", ("a", "b"), 4, 1, 1)
@@ -169,7 +124,7 @@ def test_any_number_of_processes_gives_the_same_weights(tiny, call, tmp_path):
     torch.set_num_threads(threads)
     assert alone.returncode == 0, alone.stderr
     flags += (tmp_path / "3.pth", "--cache_dir", tmp_path / "cache")
-    done = run(SCRIPT, *flags, launcher=(*TORCHRUN, "--nproc_per_node=3"), env=ONE_THREAD)
+    done = run(TINY_TRAIN, *flags, launcher=(*TORCHRUN, "--nproc_per_node=3"), env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert same_bits(state_of(tmp_path / "3.pth"), state_of(tmp_path / "1.pth"))
     contents = [torch.load(tmp_path / f"{n}.pth", weights_only=True) for n in (1, 3)]
@@ -177,46 +132,6 @@ def test_any_number_of_processes_gives_the_same_weights(tiny, call, tmp_path):
     assert done.stdout.count("epoch 7/7") == 1
     assert done.stderr.count("broken.jpg") == 1
     assert len(feature_files(tmp_path / "cache")) == 1
-
-
-def start(flags, launcher=(), env=None) -> subprocess.Popen:
-    """Start a training with a second for each batch: time to be disturbed."""
-    return subprocess.Popen(
-        [sys.executable, *launcher, ROOT / SCRIPT, *map(str, flags)],
-        cwd=ROOT,
-        env={**os.environ, **ONE_THREAD, "SLOW": "1", **(env or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for_features(cache: Path, process: subprocess.Popen) -> None:
-    """Wait until the first features have been written."""
-    deadline = time.monotonic() + TIMEOUT
-    while not any(path.stat().st_size for path in feature_files(cache)):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "no features yet"
-        time.sleep(0.02)
-
-
-def children(parent: int) -> list[int]:
-    """List the processes that a process has started, the first one first."""
-    ids = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with_parent = path.read_text() if path.exists() else ""
-        if re.search(rf"\) \S {parent} ", with_parent):
-            ids.append(int(path.parent.name))
-    return sorted(ids)
-
-
-@pytest.fixture
-def training(images, tmp_path):
-    """Flags of a training with four batches in each of two processes; its cache and checkpoint."""
-    cache, checkpoint = tmp_path / "cache", tmp_path / "checkpoint.pth"
-    flags = ("--data_dir", images, "--output_cat", 4, "--arch", "tiny", "--weights", "none")
-    flags += ("--epochs", 2, "--workers", 0, "--cache_dir", cache, "--save_dir", checkpoint)
-    return (*flags, "--no_report"), cache, checkpoint
 
 
 def assert_features_are_stored(cache: Path, checkpoint: Path) -> int:
@@ -231,7 +146,7 @@ def test_a_killed_process_ends_the_run_and_loses_no_features(training, tiny, cal
     if not Path("/proc/self/stat").exists():
         pytest.skip("this system has no /proc, which lists the processes of torchrun")
     flags, cache, checkpoint = training
-    process = start(flags, (*TORCHRUN, "--nproc_per_node=2"))
+    process = start_training(flags, (*TORCHRUN, "--nproc_per_node=2"))
     wait_for_features(cache, process)
     workers = children(process.pid)
     assert len(workers) == 2
@@ -250,7 +165,7 @@ def test_a_killed_process_ends_the_run_and_loses_no_features(training, tiny, cal
 def test_the_loss_of_a_process_is_reported_in_one_line(training):
     flags, cache, checkpoint = training
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
-    first, other = (start(flags, env={**env, "RANK": str(rank)}) for rank in (0, 1))
+    first, other = (start_training(flags, env={**env, "RANK": str(rank)}) for rank in (0, 1))
     wait_for_features(cache, first)
     other.kill()
     out, err = first.communicate(timeout=TIMEOUT)
@@ -330,7 +245,7 @@ def test_a_process_that_was_killed_is_started_again_by_torchrun(training):
     if not Path("/proc/self/stat").exists():
         pytest.skip("this system has no /proc, which lists the processes of torchrun")
     flags, cache, checkpoint = training
-    process = start(flags, (*TORCHRUN, "--nproc_per_node=2", "--max_restarts=1"))
+    process = start_training(flags, (*TORCHRUN, "--nproc_per_node=2", "--max_restarts=1"))
     wait_for_features(cache, process)
     os.kill(children(process.pid)[1], signal.SIGKILL)
     out, err = process.communicate(timeout=TIMEOUT)
@@ -341,42 +256,7 @@ def test_a_process_that_was_killed_is_started_again_by_torchrun(training):
 def test_the_error_of_another_process_is_printed_once_by_the_first(training, tmp_path):
     flags, cache, _ = training
     launcher = (*TORCHRUN, "--nproc_per_node=2")
-    done = run(SCRIPT, *flags, "--learning_rate", "-1", launcher=launcher, env=ONE_THREAD)
+    done = run(TINY_TRAIN, *flags, "--learning_rate", "-1", launcher=launcher, env=ONE_THREAD)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("train.py: error: ")]
     assert len(lines) == 1 and "--learning_rate" in lines[0]
-
-
-# ---------------------------------------------------------------- processes that decode
-
-
-def test_decoding_needs_no_shared_memory(training):
-    """As in a container: /dev/shm is small."""
-    flags, cache, checkpoint = training
-    mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
-    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
-        pytest.skip("this user may not mount a small /dev/shm")
-    words = [sys.executable, ROOT / SCRIPT, *flags, "--workers", 2, "--views", 40]
-    command = shlex.join(map(str, words))
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", f"{mount} && exec {command}"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert done.returncode == 0, done.stderr
-    assert checkpoint.exists()
-
-
-def test_a_decoding_process_that_is_killed_ends_the_run_in_one_line(training):
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("this system has no /proc, which lists the processes that decode")
-    flags, cache, checkpoint = training
-    process = start((*flags, "--workers", 2))
-    wait_for_features(cache, process)
-    for child in children(process.pid):
-        os.kill(child, signal.SIGKILL)
-    out, err = process.communicate(timeout=TIMEOUT)
-    done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
-    assert_error(done, "a process that decodes images has failed", "--workers")
-    assert not children(process.pid)
