@@ -51,10 +51,10 @@ def embed(batches: Batches) -> torch.Tensor:
         values = (batch - mean) / std
         products += values.T @ values
         count += len(batch)
-    variances, directions = torch.linalg.eigh(products / count)
+    variances, directions = torch.linalg.eigh((products / count).float())
     last = min(EQUALIZED, max(1, count // 4), len(variances))
     scale = variances.clamp(min=max(variances[-last].item(), 1e-6)).sqrt()
-    projection = (directions / scale).float()
+    projection = directions / scale
     vectors, start = torch.empty(count, len(mean)), 0
     for batch in batches():
         values = ((batch - mean) / std) @ projection
