@@ -30,7 +30,7 @@ from support.loading import failed_worker_is_an_error, load_ahead
 from support.parallel import broadcast, broadcast_tensors, gather, rank_and_size
 from support.record_store import KEY_BYTES, MISSING, RecordStore
 
-LAYOUT = 8  # of the stored records; in the cache's key, as is all that features depend on
+LAYOUT = 9  # of the stored records; in the cache's key, as is all that features depend on
 TRIALS = 8  # images that `seconds_per_view` measures
 MEMORY_LIMIT = 10**9  # bytes of features that are read at once: of 40,000 views
 

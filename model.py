@@ -33,7 +33,8 @@ from support.vgg import vgg_layers
 from support.winograd import replace_convolutions
 from utils import CROP, IMAGE_SIZES, describe_plain_view, normalize
 
-FORMAT_VERSION, OLDEST_VERSION = 7, 4  # 4 had no names, 5 no novelty detector, 6 one image size
+FORMAT_VERSION, OLDEST_VERSION = 8, 4  # 4 had no names, 5 no novelty detector, 6 one image size
+MIRRORED_VERSION = 8  # 7 did not mirror the second scale of images above 224 pixels
 WINOGRAD_CHANNELS = 128  # input channels from which Winograd's method is faster; see fast_copy
 
 # Regions of an image whose features are taken, as (top, left, side), fractions of its side: the
@@ -71,8 +72,8 @@ def num_regions(image_size: int) -> int:
 class Backbone(nn.Module):
     """The convolutions of a VGG, frozen; their outputs at two stages are pooled over REGIONS.
 
-    Images above 224 pixels pass through them a second time, at half the size: an object fills as
-    much of what the network sees as in the images that it was trained on (benchmarks/README.md).
+    Images above 224 pixels pass through them a second time, mirrored and at half the size: objects
+    are then as large as in the images that the network was trained on (benchmarks/README.md).
 
     Its weights have torchvision's names (`features.0.weight`, ...). They have no values, on the
     meta device, until `load_weights` or `load_checkpoint` loads them.
@@ -125,8 +126,8 @@ class Backbone(nn.Module):
 
 
 def scales_of(images: torch.Tensor) -> list[torch.Tensor]:
-    """Return images (N, 3, H, W), and above 224 pixels also those of half the size."""
-    return [images] if images.shape[2] <= CROP else [images, avg_pool2d(images, 2)]
+    """Return images (N, 3, H, W), and above 224 pixels also mirror images of half the size."""
+    return [images] if images.shape[2] <= CROP else [images, avg_pool2d(images, 2).flip(3)]
 
 
 def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Backbone:
@@ -365,26 +366,24 @@ def load_checkpoint(path: str | os.PathLike) -> Classifier:
     check_version(path, content, OLDEST_VERSION, FORMAT_VERSION)
     try:
         check_values(content, ARCHITECTURES, IMAGE_SIZES)
-        return _build_classifier(content)
+        classifier = _build_classifier(content)
     except Exception as error:
         reason = f"{type(error).__name__}: {shorten([str(error)])}"
         raise UserError(f"{path}: damaged checkpoint: {reason}") from error
+    if classifier.image_size > CROP:
+        check_version(path, content, MIRRORED_VERSION, FORMAT_VERSION)
+    return classifier
 
 
 def _build_classifier(content: dict[str, Any]) -> Classifier:
     """Build the classifier of a checkpoint's content."""
     backbone = Backbone(content["arch"])
+    hidden_units, num_classes = content["hidden_units"], len(content["class_to_idx"])
+    sizes = (backbone.num_features, hidden_units, content["num_outputs"], num_classes)
     with torch.device("meta"):
-        head = Head(
-            backbone.num_features,
-            content["hidden_units"],
-            content["num_outputs"],
-            len(content["class_to_idx"]),
-            content["dropout"],
-        )
-        detector = None
+        head, detector = Head(*sizes, content["dropout"]), None
         if "detector.means" in content["state_dict"]:
-            detector = NoveltyDetector(content["hidden_units"], len(content["class_to_idx"]))
+            detector = NoveltyDetector(hidden_units, num_classes)
     names = ("arch", "class_to_idx", "means", "stds", "image_size", "temperature")
     model = Classifier(
         backbone,

@@ -17,7 +17,7 @@ def hires_cam(
     values below 0, which lower the logit, become 0. The maximum is 1 unless all are 0.
 
     Args:
-        maps: (1, C, H, W) float32, and maps of the same image at other scales.
+        maps: (1, C, H, W) float32, and maps of the mirror image at other scales.
         logit_of: such maps -> the logit.
     """
     with torch.inference_mode(False), torch.enable_grad():
@@ -27,6 +27,6 @@ def hires_cam(
         heat, *others = [(g * m).sum(1, True) for g, m in zip(gradients, maps, strict=True)]
         for other in others:  # a value is spread over all locations that it stands for
             share = other.shape[2:].numel() / heat.shape[2:].numel()
-            heat = heat + share * interpolate(other, heat.shape[2:], mode="bilinear")
+            heat = heat + share * interpolate(other.flip(3), heat.shape[2:], mode="bilinear")
         heat = heat[0, 0].relu()
         return (heat / heat.max().clamp(min=1e-12)).cpu()

@@ -16,7 +16,7 @@ def test_heat_is_what_each_location_adds_to_a_linear_logit():
 def test_the_heat_of_another_scale_is_spread_over_its_locations():
     fine, coarse = torch.ones(1, 1, 8, 8), torch.ones(1, 1, 4, 4)
     weight = torch.zeros(1, 1, 4, 4)
-    weight[..., :2] = 6.0  # on the left
+    weight[..., 2:] = 6.0  # on the right of the mirror image, so on the left of the image
 
     def logit_of(scales):
         return scales[0].sum() + (weight * scales[1]).sum()

@@ -120,7 +120,7 @@ def test_a_large_image_has_the_regions_of_two_scales():
     with torch.inference_mode():
         features = backbone(images)
         assert torch.equal(features[:, :6], backbone.features_and_maps(images)[0])
-        half = backbone.features_and_maps(sum(quarters) / 4)[0]
+        half = backbone.features_and_maps((sum(quarters) / 4).flip(3))[0]  # mirrored
         assert backbone(images[..., :224, :224]).shape == (2, 6, 384)
     assert features.shape == (2, 12, 384)
     torch.testing.assert_close(features[:, 6:], half)
@@ -510,6 +510,18 @@ def test_a_checkpoint_of_version_4_predicts_as_it_always_did(tmp_path):
 
 def changed(content, **changes):
     return {**content, **changes}
+
+
+def test_of_format_7_only_checkpoints_of_one_scale_can_be_read(saved, tmp_path):
+    content, path = torch.load(saved[1], weights_only=True), tmp_path / "7.pth"
+    for size in (64, 224):
+        torch.save(changed(content, format_version=7, image_size=size), path)
+        assert model.load_checkpoint(path).image_size == size
+    torch.save(changed(content, format_version=7, image_size=256), path)
+    with pytest.raises(UserError, match="its format, 7, is older than this program's, .; train"):
+        model.load_checkpoint(path)
+    torch.save(changed(content, format_version=8, image_size=256), path)
+    assert model.load_checkpoint(path).image_size == 256
 
 
 INVALID_CHECKPOINTS = {
