@@ -322,7 +322,7 @@ def heat_map(model: Classifier, view: np.ndarray, category: str) -> torch.Tensor
         ]
         return model.head.image_logits(torch.cat(pooled, 1))[0, index]
 
-    return hires_cam(maps, logit_of)
+    return hires_cam(maps, logit_of)  # which mirrors the second of `scales_of` back
 
 
 # ---------------------------------------------------------------- weights and checkpoints

@@ -13,7 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TIMEOUT, assert_error, draw, full_disk, make_images, same_bits, state_of
+from conftest import (
+    ROOT,
+    TIMEOUT,
+    TINY_TRAIN,
+    assert_error,
+    draw,
+    full_disk,
+    make_images,
+    same_bits,
+    state_of,
+    wait_for_features,
+)
 
 import train
 from support import resume
@@ -206,7 +217,7 @@ def start(arguments, slow=0.0):
         slow: seconds that a batch of images and an epoch take at least.
     """
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "tiny_train.py"), *map(str, arguments)],
+        [sys.executable, ROOT / TINY_TRAIN, *map(str, arguments)],
         env={**os.environ, "SLOW": str(slow)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -222,11 +233,6 @@ def wait_for(condition, process):
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def wait_for_features(folder, process):
-    """Wait until the first features have been written."""
-    wait_for(lambda: any(p.stat().st_size for p in folder.glob("cache/*/*.features")), process)
 
 
 def read_until(process, text) -> str:
@@ -266,7 +272,7 @@ def test_a_killed_run_is_resumed_to_the_same_bits(data, uninterrupted, call, tmp
     if moment == "start":
         wait_for((tmp_path / "model.pth.unfinished").exists, process)
     elif moment == "features":
-        wait_for_features(tmp_path, process)
+        wait_for_features(tmp_path / "cache", process)
     else:
         assert epochs_of(read_until(process, moment))
     os.killpg(process.pid, signal.SIGKILL)
@@ -374,7 +380,7 @@ def test_a_stopped_run_prints_how_to_resume(
     if is_fitting:
         out = read_until(process, "epoch  3/60")
     else:
-        wait_for_features(tmp_path, process)
+        wait_for_features(tmp_path / "cache", process)
     os.killpg(process.pid, number)  # the process that decodes gets it as well
     rest, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == status
