@@ -77,8 +77,10 @@ def test_a_signal_during_the_work_gives_one_line_with_the_hint(number, status, w
     assert process.returncode == status
 
 
-@pytest.mark.parametrize("script", ["train.py", "predict.py"])
-@pytest.mark.parametrize("seconds", [0.3, 1.0])
+@pytest.mark.parametrize(
+    ("script", "seconds"),  # predict.py ends after a third of a second
+    [("train.py", 0.3), ("train.py", 1.0), ("predict.py", 0.12), ("predict.py", 0.18)],
+)
 def test_the_scripts_end_with_one_line_during_their_imports(script, seconds):
     process = subprocess.Popen(
         [sys.executable, ROOT / script, "--help"],
