@@ -19,6 +19,7 @@ from support.startup import SIGNALS
 T = TypeVar("T")
 NO_MAXIMUM = 10**18
 MAX_OF_TRIPLE = 10  # of means and deviations: larger ones are of the range 0-255
+FIRST_SECONDS = 30  # after an error, for torchrun's first process to print it
 
 
 class UserError(Exception):
@@ -165,7 +166,7 @@ def run_script(main: Callable[[], object], name: str, hint: str = "") -> None:
 
     A UserError gives status 2, Ctrl-C 130 and SIGTERM 143; the line of the last two ends with
     `hint`. If the reader of standard output is gone, the script ends silently with 141. A second
-    signal ends it at once. Under torchrun, only the first process prints an error.
+    signal ends it at once. Under torchrun, the first process prints an error that all have.
     """
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
@@ -183,7 +184,10 @@ def run_script(main: Callable[[], object], name: str, hint: str = "") -> None:
             raise
         sys.stdout.flush()
     except UserError as error:
-        sys.exit(_print_error(f"{name}: error: {error}", 2))
+        if not is_first_process():
+            _wait_for_first_process()
+        print(one_line(f"{name}: error: {error}"), file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "number", signal.SIGINT)
         sys.exit(_print_error(f"{name}: {SIGNALS[signal.Signals(number)]}{hint}", 128 + number))
@@ -217,6 +221,17 @@ def _raise_stopped(number: int, frame: object) -> None:
 
 def _exit_now(number: int, frame: object) -> None:
     os._exit(128 + number)
+
+
+def _wait_for_first_process() -> None:
+    """Give torchrun's first process the time to print the error of this one, its own as well.
+
+    Then torchrun ends this process. If this one ended before, torchrun would end the first one,
+    which may still import.
+    """
+    for number in SIGNALS:
+        signal.signal(number, _exit_now)
+    time.sleep(FIRST_SECONDS)
 
 
 def is_first_process() -> bool:

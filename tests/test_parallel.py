@@ -253,10 +253,33 @@ def test_a_process_that_was_killed_is_started_again_by_torchrun(training):
     assert checkpoint.exists() and "test accuracy" in out
 
 
-def test_the_error_of_another_process_is_printed_once_by_the_first(training, tmp_path):
-    flags, cache, _ = training
-    launcher = (*TORCHRUN, "--nproc_per_node=2")
-    done = run(TINY_TRAIN, *flags, "--learning_rate", "-1", launcher=launcher, env=ONE_THREAD)
+# The first process is slower. The second argument has the ranks of those that raise an error.
+ERROR_SCRIPT = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from support import arguments
+
+arguments.FIRST_SECONDS = float(sys.argv[3])
+
+def main():
+    rank = os.environ["RANK"]
+    time.sleep(3 if rank == "0" else 0)
+    if rank in sys.argv[2]:
+        raise arguments.UserError(f"wrong in {rank}")
+
+arguments.run_script(main, "script.py")
+"""
+
+
+@pytest.mark.parametrize(
+    "ranks, seconds, printed",
+    [("01", 30, "wrong in 0"), ("1", 0.1, "wrong in 1")],
+    ids=["by the first, which is slower", "by the only one that has it"],
+)
+def test_an_error_of_processes_is_printed_once(ranks, seconds, printed, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ERROR_SCRIPT)
+    done = run(str(script), ROOT, ranks, seconds, launcher=(*TORCHRUN, "--nproc_per_node=2"))
     assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("train.py: error: ")]
-    assert len(lines) == 1 and "--learning_rate" in lines[0]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("script.py: error: ")]
+    assert lines == [f"script.py: error: {printed}"]
