@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import os
 import re
@@ -168,6 +169,7 @@ def run_script(main: Callable[[], object], name: str, hint: str = "") -> None:
     `hint`. If the reader of standard output is gone, the script ends silently with 141. A second
     signal ends it at once. Under torchrun, the first process prints an error that all have.
     """
+    gc.enable()  # see `startup.prepare`
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         if previous[number] is not signal.SIG_IGN:

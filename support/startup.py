@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -19,6 +21,9 @@ def prepare(name: str) -> None:
     Args:
         name: of the script, for the line. `support.arguments.run_script` handles later signals.
     """
+    # Python searches all that is imported for garbage, during the imports and when it ends.
+    gc.disable()  # until `run_script`
+    atexit.register(gc.freeze)
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

@@ -127,6 +127,24 @@ def test_torch_allocates_in_huge_pages_unless_the_user_says_otherwise():
         assert shell(f"env {words} $PYTHON -c '{program}'").stdout == f"{expected}\n"
 
 
+# What is registered before `prepare` runs after what it registers.
+GARBAGE = """
+import atexit, gc
+atexit.register(lambda: print("end", gc.get_freeze_count() > 0))
+from support import startup
+startup.prepare("script.py")
+print("imports", gc.isenabled())
+from support import arguments
+arguments.run_script(lambda: print("work", gc.isenabled()), "script.py")
+"""
+
+
+def test_garbage_is_searched_for_during_the_work_and_not_at_the_end():
+    with start(GARBAGE) as process:
+        out, err = process.communicate(timeout=TIMEOUT)
+    assert (out, err) == ("imports False\nwork True\nend True\n", "")
+
+
 PREPARED = """
 import os, sys
 from support import startup
