@@ -1,4 +1,4 @@
-"""Convolutions in 8-bit integers by onnxruntime, for processors that have VNNI."""
+"""Convolutions in 8-bit integers by onnxruntime, which are faster on processors without AMX."""
 
 from __future__ import annotations
 
