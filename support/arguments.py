@@ -186,21 +186,20 @@ def run_script(main: Callable[[], object], name: str, hint: str = "") -> None:
             raise
         sys.stdout.flush()
     except UserError as error:
-        if not is_first_process():
-            _wait_for_first_process()
-        print(one_line(f"{name}: error: {error}"), file=sys.stderr)
-        sys.exit(2)
+        sys.exit(_print_error(f"{name}: error: {error}"))
     except KeyboardInterrupt as stop:
         number = getattr(stop, "number", signal.SIGINT)
-        sys.exit(_print_error(f"{name}: {SIGNALS[signal.Signals(number)]}{hint}", 128 + number))
+        if is_first_process():
+            print(one_line(f"{name}: {SIGNALS[signal.Signals(number)]}{hint}"), file=sys.stderr)
+        sys.exit(128 + number)
     except OSError as error:
         if error.filename is not None:  # of a file: a bug, since those are UserErrors
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(141)
-        message = f"{name}: error: cannot write to standard output: {error.strerror}"
-        sys.exit(_print_error(message, 2))
+        reason = f"cannot write to standard output: {error.strerror}"
+        sys.exit(_print_error(f"{name}: error: {reason}"))
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -215,25 +214,18 @@ class _Stopped(KeyboardInterrupt):
 
 
 def _raise_stopped(number: int, frame: object) -> None:
-    for other in SIGNALS:
-        if signal.getsignal(other) is _raise_stopped:
-            signal.signal(other, _exit_now)
+    _exit_at_next_signal()
     raise _Stopped(number)
+
+
+def _exit_at_next_signal() -> None:
+    for number in SIGNALS:
+        if signal.getsignal(number) is _raise_stopped:
+            signal.signal(number, _exit_now)
 
 
 def _exit_now(number: int, frame: object) -> None:
     os._exit(128 + number)
-
-
-def _wait_for_first_process() -> None:
-    """Give torchrun's first process the time to print the error of this one, its own as well.
-
-    Then torchrun ends this process. If this one ended before, torchrun would end the first one,
-    which may still import.
-    """
-    for number in SIGNALS:
-        signal.signal(number, _exit_now)
-    time.sleep(FIRST_SECONDS)
 
 
 def is_first_process() -> bool:
@@ -241,10 +233,17 @@ def is_first_process() -> bool:
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
-def _print_error(message: str, status: int) -> int:
-    if is_first_process():
-        print(one_line(message), file=sys.stderr)
-    return status
+def _print_error(message: str) -> int:
+    """Print an error, unless torchrun's first process has it as well; returns the exit status.
+
+    When the first process has printed it, torchrun ends this one. If this one ended before,
+    torchrun would end the first one, which may still import.
+    """
+    if not is_first_process():
+        _exit_at_next_signal()
+        time.sleep(FIRST_SECONDS)
+    print(one_line(message), file=sys.stderr)
+    return 2
 
 
 def warn(message: str) -> None:

@@ -253,6 +253,15 @@ def test_a_process_that_was_killed_is_started_again_by_torchrun(training):
     assert checkpoint.exists() and "test accuracy" in out
 
 
+def test_the_error_of_another_process_is_printed_once_by_the_first(training, tmp_path):
+    flags, cache, _ = training
+    launcher = (*TORCHRUN, "--nproc_per_node=2")
+    done = run(TINY_TRAIN, *flags, "--learning_rate", "-1", launcher=launcher, env=ONE_THREAD)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("train.py: error: ")]
+    assert len(lines) == 1 and "--learning_rate" in lines[0]
+
+
 # The first process is slower. The second argument has the ranks of those that raise an error.
 ERROR_SCRIPT = """
 import os, sys, time
