@@ -4,7 +4,8 @@
 
 All in one run. Each side is a whole command from start to end, with its imports:
 - train.py at default flags, with an empty cache;
-- the same with another learning rate and a full cache: alone, and two of them at once, in turn;
+- the same with `--precision int8`, which needs `pip install onnx onnxruntime`;
+- at default flags, another learning rate and a full cache: alone, and two at once, in turn;
 - the usual loop (usual_loop.py): each epoch runs the whole network on all images.
 The lower bound of the first one is the number of its images times the seconds per image of the
 fastest bare backbone (bare_backbone.py, before and after it), plus `import torch`.
@@ -51,6 +52,7 @@ def main() -> None:
         first = timed(*command(f"{folder}/first.pth", *flags_of_ours))
         after = lower_bound(args.weights), import_seconds()
         print(f"train.py: {first[0]:.1f} s, test accuracy {accuracy(first[1])} %", flush=True)
+        integers = timed(*command(f"{folder}/int8.pth", *flags_of_ours, "--precision", "int8"))
         again = [
             command(f"{folder}/{name}.pth", *flags_of_ours, "--learning_rate", "0.02")
             for name in ("a", "b")
@@ -67,6 +69,7 @@ def main() -> None:
     least = sum(images.values()) * backbone + imports
     runs = {
         "train.py": first,
+        "train.py --precision int8": integers,
         "train.py, another learning rate": (statistics.median(s for s, _ in alone), alone[0][1]),
         "two of these at once": (statistics.median(together), alone[0][1]),
     }
