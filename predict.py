@@ -170,8 +170,9 @@ def predict(
         UserError: an image cannot be read, a probability is not finite, or there is no novelty.
     """
     model.check_novelty(min_novelty)
-    views = np.stack([utils.load_plain_view(path, model.image_size) for path in images])
-    outputs = zip(*model.predict_views(views, means, stds), strict=True)
+    views = [utils.load_plain_view(path, model.image_size) for path in images]
+    arrays = model.predict_views(np.stack(views), means, stds) if views else ()
+    outputs = zip(*arrays, strict=True)
     names = model.names if names is None else names
     settings = (model.categories, names, top_k, min_probability, min_novelty)
     return [results.most_likely(row, float(novelty), *settings) for row, novelty in outputs]

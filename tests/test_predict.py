@@ -497,6 +497,10 @@ def test_a_million_paths_are_not_read_before_the_first_prediction():
         stream.close()
 
 
+def test_no_images_have_no_predictions(checkpoint):
+    assert predict.predict(load_checkpoint(checkpoint), []) == []
+
+
 def test_several_threads_may_share_one_model(checkpoint, images):
     model = load_checkpoint(checkpoint)
     paths = [images / path for path in all_images(images)[::3][:8]]
