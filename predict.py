@@ -30,7 +30,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-import numpy as np
 from tqdm import tqdm
 
 import utils
@@ -171,8 +170,7 @@ def predict(
     """
     model.check_novelty(min_novelty)
     views = [utils.load_plain_view(path, model.image_size) for path in images]
-    arrays = model.predict_views(np.stack(views), means, stds) if views else ()
-    outputs = zip(*arrays, strict=True)
+    outputs = zip(*model.predict_views(views, means, stds), strict=True)
     names = model.names if names is None else names
     settings = (model.categories, names, top_k, min_probability, min_novelty)
     return [results.most_likely(row, float(novelty), *settings) for row, novelty in outputs]

@@ -65,7 +65,7 @@ class Predictor:
 
     def predict_views(
         self,
-        views: np.ndarray,
+        views: Sequence[np.ndarray] | np.ndarray,
         means: Sequence[float] | None = None,
         stds: Sequence[float] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -74,13 +74,15 @@ class Predictor:
         Without a detector, novelty is NaN. Several threads may call it at once.
 
         Args:
-            views: (N, 3, image_size, image_size) uint8.
+            views: N of (3, image_size, image_size) uint8, or one array of them; N may be 0.
             means, stds: replace the model's.
 
         Raises:
             UserError: a probability is not finite.
         """
-        probs, novelty = self.compute(views, means or self.means, stds or self.stds)
+        if not len(views):
+            return np.empty((0, len(self.categories)), np.float32), np.empty(0, np.float32)
+        probs, novelty = self.compute(np.asarray(views), means or self.means, stds or self.stds)
         if not np.isfinite(probs).all():
             raise UserError("no finite probabilities: wrong --means or --stds, or checkpoint")
         return probs, novelty
@@ -116,7 +118,7 @@ class Predictor:
         loaded = map_ahead(load, paths, workers, 2 * batch_size + workers)
         while batch := list(itertools.islice(loaded, batch_size)):
             views = [view for _, view, _ in batch if view is not None]
-            outputs = zip(*(self.predict_views(np.stack(views)) if views else ()), strict=True)
+            outputs = zip(*self.predict_views(views), strict=True)
             for path, view, error in batch:
                 probs, novelty = (None, math.nan) if view is None else next(outputs)
                 yield Probabilities(path, probs, float(novelty), error)
