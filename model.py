@@ -21,16 +21,24 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
-from support import devices, imagenet_weights, integers
-from support.arguments import UserError, shorten
-from support.checkpoint_values import check_values, check_version
-from support.heat_maps import hires_cam
-from support.novelty import NoveltyDetector
-from support.pooling import pool_regions, replace_second_stage
-from support.predictor import Predictor
-from support.torch_files import digest_of_tensors, load_tensors, load_torch, save_torch
-from support.vgg import vgg_layers
-from support.winograd import replace_convolutions
+from inference.predictor import Predictor
+from networks import int8
+from networks.checkpoint_files import (
+    check_values,
+    check_version,
+    digest_of_tensors,
+    load_tensors,
+    load_torch,
+    save_torch,
+)
+from networks.heat_maps import hires_cam
+from networks.novelty import NoveltyDetector
+from networks.vgg import pool_regions, replace_second_stage, vgg_layers
+from networks.weights import load_weights as load_backbone_weights
+from networks.weights import ranges_of
+from networks.winograd import replace_convolutions
+from system import devices
+from system.messages import UserError, shorten
 from utils import CROP, IMAGE_SIZES, describe_plain_view, normalize
 
 FORMAT_VERSION, OLDEST_VERSION = 8, 4  # 4 had no names, 5 no novelty detector, 6 one image size
@@ -140,8 +148,8 @@ def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) 
     if precision == torch.int8:
         backbone, (first, second) = copy.deepcopy(backbone), backbone.stages
         blocks = [(0, first + 1), (first + 2, second + 1)]
-        ranges = imagenet_weights.ranges_of(backbone.digest())
-        integers.replace_layers(backbone.features, blocks, ranges)
+        ranges = ranges_of(backbone.digest())
+        int8.replace_layers(backbone.features, blocks, ranges)
         return backbone
     backbone = copy.deepcopy(backbone).to(device, precision).to(memory_format=torch.channels_last)
     if device.type == "cpu" and precision == torch.float32:
@@ -329,8 +337,8 @@ def heat_map(model: Classifier, view: np.ndarray, category: str) -> torch.Tensor
 
 
 def load_weights(backbone: Backbone, arch: str, weights: str, seed: int = 0) -> None:
-    """Load or make a new backbone's weights; see `imagenet_weights.load_weights`."""
-    imagenet_weights.load_weights(backbone, weights, arch, ARCHITECTURES[arch].url, seed)
+    """Load or make a new backbone's weights; see `networks.weights.load_weights`."""
+    load_backbone_weights(backbone, weights, arch, ARCHITECTURES[arch].url, seed)
 
 
 def save_checkpoint(path: str | os.PathLike, model: Classifier) -> None:

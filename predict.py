@@ -18,9 +18,9 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     import sys
 
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
-    from support import startup
+    from system import scripts
 
-    startup.prepare("predict.py")
+    scripts.prepare("predict.py")
 
 import argparse
 import collections
@@ -33,17 +33,20 @@ from functools import partial
 from tqdm import tqdm
 
 import utils
-from support import arguments, devices, folders, results
-from support.arguments import is_first_process, one_line, warn, whole_number
-from support.files import save_figure, sha256_of
-from support.metrics import format_evaluation, format_unknown
-from support.names import display_names
-from support.onnx_model import OnnxModel, is_onnx
-from support.outputs import check_output, check_outputs
-from support.packages import import_optional
-from support.parallel import is_alone, process_group, rank_and_size, scatter_and_gather
-from support.predictor import Predictor, Probabilities
-from support.result_file import OutputFile
+from evaluation.metrics import format_evaluation, format_unknown
+from image_files import folders
+from image_files.names import display_names
+from inference import results
+from inference.onnx_model import OnnxModel, is_onnx
+from inference.output_file import OutputFile
+from inference.predictor import Predictor, Probabilities
+from system import arguments, devices, scripts
+from system.arguments import whole_number
+from system.files import save_figure, sha256_of
+from system.messages import is_first_process, one_line, warn
+from system.outputs import check_output, check_outputs
+from system.scripts import import_optional
+from system.torchrun import is_alone, process_group, rank_and_size, scatter_and_gather
 
 SETTINGS = ("top_k", "min_probability", "min_novelty")  # that --resume needs unchanged
 MIN_PLOTTED = 5  # categories in the figure of --plot
@@ -249,7 +252,7 @@ def predict_one(args: argparse.Namespace) -> None:
     print(table, flush=True)
     if not (args.plot or args.heatmap):
         return
-    import plots  # here, because it takes a second
+    from evaluation import plots  # here, because it takes a second
 
     best = likely(max(args.top_k, MIN_PLOTTED))
     best_names = display_names([p.category for p in best], model.names)
@@ -326,7 +329,7 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
         lines += format_unknown(probs, novelty, *of_unknown, min_novelty)
     print(*map(one_line, lines), sep="\n")
     if args.plot:
-        import plots
+        from evaluation import plots
 
         save_figure(plots.confusion_matrix(labels, probs.argmax(1), names), args.plot)
     return sum(item.probs is None for item in items)
@@ -335,7 +338,7 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
 def export(args: argparse.Namespace) -> None:
     """Write the model as an ONNX file, and compare it on images."""
     model, paths = load_model(args), list(folders.find_files(args.input or ()))
-    from support import onnx_export  # here, because it imports torch
+    from inference import onnx_export  # here, because it imports torch
 
     paths = paths[:: math.ceil(len(paths) / CALIBRATION_IMAGES) or 1]
     views = [utils.load_plain_view(path, model.image_size) for path in paths]
@@ -345,4 +348,4 @@ def export(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     hint = "; with --output, the same command with --resume continues from there"
-    arguments.run_script(main, "predict.py", hint)
+    scripts.run_script(main, "predict.py", hint)

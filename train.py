@@ -17,33 +17,34 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     import sys
 
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
-    from support import startup
+    from system import scripts
 
-    startup.prepare("train.py")
+    scripts.prepare("train.py")
 
 import argparse
+import os
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import torch
 
-import data_check
-import fitting
 import model
-import report
 import utils
-from features import Settings, assist_extraction, extract, list_views, seconds_per_view
-from support import arguments, devices
-from support.arguments import check_output_cat, whole_number
-from support.findings import Finding, write_findings, write_unreadable
-from support.label_issues import galleries
-from support.optimization import BATCH, FEW, FEW_BATCH, used_epoch
-from support.outputs import check_no_input_below, check_output, lock, output_path
-from support.oxford102 import download_oxford102
-from support.parallel import process_group
-from support.record_store import default_cache_folder
-from support.resume import UnfinishedRun, is_finished
+from checks import data_folder, labels
+from checks.findings import Finding, write_findings, write_unreadable
+from checks.galleries import galleries, write_galleries
+from image_files.oxford102 import NUM_CATEGORIES, download_oxford102
+from system import arguments, devices, scripts
+from system.arguments import whole_number
+from system.messages import UserError, warn
+from system.outputs import check_no_input_below, check_output, lock, output_path
+from system.torchrun import process_group
+from training import fitting, report
+from training.feature_store import default_cache_folder
+from training.features import Settings, assist_extraction, extract, list_views, seconds_per_view
+from training.optimization import BATCH, FEW, FEW_BATCH, used_epoch
+from training.resume import UnfinishedRun, is_finished
 
 CHECKPOINT = "assets/model/checkpoint_script.pth"
 CHECK_LABELS = "also look for incorrect labels and near-duplicates, do not train"
@@ -141,10 +142,10 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     images = list_images(args)
     check_output_cat(args.output_cat, len(images["train"]), args.data_dir)
     check_no_input_below("--save_dir", path.parent, args.data_dir, utils.paths_of(images))
-    names = data_check.check_names(args.category_names, list(images["train"]))
+    names = data_folder.check_names(args.category_names, list(images["train"]))
     memo = None if args.no_cache else args.cache_dir
     data = utils.read_data_folder(args.data_dir, memo, images)
-    data = data_check.exclude_unreadable(data, strict=args.strict)
+    data = data_folder.exclude_unreadable(data, strict=args.strict)
     backbone = model.Backbone(args.arch)
     make_head = partial(
         new_head, args, backbone.num_features, len(data.class_to_idx), settings.device
@@ -152,15 +153,15 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     head, final = make_head(), make_head() if args.final else None
     print(report.format_plan(args, data, path, settings), flush=True)
     arguments_and_format = vars(args) | {"format_version": model.FORMAT_VERSION}
-    unfinished = UnfinishedRun(path, arguments_and_format, data_check.describe(data), args.resume)
+    unfinished = UnfinishedRun(path, arguments_and_format, data_folder.describe(data), args.resume)
     cache = unfinished.folder if args.no_cache else args.cache_dir
     samples = extract_samples(args, settings, data, backbone, str(cache))
-    data = data_check.exclude_images(data, samples.features.failures)
+    data = data_folder.exclude_images(data, samples.features.failures)
     failures = data.failures | samples.features.failures
     table = path.with_suffix(".unreadable.csv")
     write_unreadable(table, failures)
     if args.weights != "none":  # whose features mean nothing
-        data_check.warn_of_near_duplicates(data, samples.averages)
+        labels.warn_of_near_duplicates(data, samples.averages)
     history, samples = fitting.fit_network(
         args, backbone, head, final, samples, settings.precision, unfinished
     )
@@ -196,13 +197,34 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
 # ---------------------------------------------------------------- the steps
 
 
+def check_output_cat(output_cat: int | str | None, num_classes: int, data_dir: str) -> None:
+    """Check the number of outputs; those beyond the number of categories give a warning.
+
+    Raises:
+        UserError: it is none, or there are more categories; it says what to type.
+    """
+    if not isinstance(output_cat, int) or output_cat < num_classes:
+        value = "is missing" if output_cat is None else output_cat
+        raise UserError(
+            f"--output_cat {value}: {data_dir} has {num_classes} categories; "
+            f"type --output_cat {num_classes}"
+        )
+    if output_cat > num_classes:
+        warn(
+            f"--output_cat {output_cat}, but there are {num_classes} categories: the other "
+            "outputs will never be predicted"
+        )
+
+
 def list_images(args: argparse.Namespace) -> utils.Images:
     """List the images of the data folder, which is downloaded if asked for, less --exclude."""
     if args.download:
-        download_oxford102(args.data_dir, args.split, args.output_cat)
+        if args.output_cat is None and not os.path.exists(args.data_dir):  # before a long download
+            check_output_cat(args.output_cat, NUM_CATEGORIES, args.data_dir)
+        download_oxford102(args.data_dir, args.split)
     images = utils.list_images(args.data_dir)
     if args.exclude:
-        images = data_check.exclude_listed(args.data_dir, images, args.exclude)
+        images = data_folder.exclude_listed(args.data_dir, images, args.exclude)
     return images
 
 
@@ -240,33 +262,33 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
         check_output(flag, table, "table of findings", [args.category_names, args.exclude])
         check_no_input_below(flag, Path(table).parent, args.data_dir, utils.paths_of(images))
     measure = partial(seconds_per_view, args.arch, args.data_dir, settings=settings)
-    findings, scan = data_check.check_data_folder(
+    findings, scan = data_folder.check_data_folder(
         args.data_dir, images, args.views, measure, table, args.image_size, strict=args.strict
     )
-    names = data_check.check_names(args.category_names, list(images["train"]))
+    names = data_folder.check_names(args.category_names, list(images["train"]))
     if args.output_cat is not None:
         check_output_cat(args.output_cat, len(images["train"]), args.data_dir)
     if args.check_labels:
         findings += check_labels(args, settings, scan, names)
         if table:
             write_findings(table, findings)
-            report.write_galleries(table, args.data_dir, galleries(findings, names))
+            write_galleries(table, args.data_dir, galleries(findings, names))
 
 
 def check_labels(
     args: argparse.Namespace, settings: Settings, scan: utils.Scan, names: dict[str, str]
 ) -> list[Finding]:
-    """Look for suspect labels, near-duplicates and outliers; see `data_check.check_labels`."""
+    """Look for suspect labels, near-duplicates and outliers; see `labels.check_labels`."""
     data = utils.number_categories(args.data_dir, scan)
-    data = data_check.exclude_unreadable(data, strict=args.strict)
+    data = data_folder.exclude_unreadable(data, strict=args.strict)
     num_classes = len(data.class_to_idx)
     args.output_cat = args.output_cat or num_classes
     backbone = model.Backbone(args.arch)
     with tempfile.TemporaryDirectory() as folder:
         cache = folder if args.no_cache else args.cache_dir
         samples = extract_samples(args, settings, data, backbone, cache)
-        return data_check.check_labels(
-            data_check.exclude_images(data, samples.features.failures),
+        return labels.check_labels(
+            data_folder.exclude_images(data, samples.features.failures),
             samples,
             names,
             partial(new_head, args, backbone.num_features, num_classes, settings.device),
@@ -278,4 +300,4 @@ def check_labels(
 
 
 if __name__ == "__main__":
-    arguments.run_script(main, "train.py", "; the same command with --resume continues from there")
+    scripts.run_script(main, "train.py", "; the same command with --resume continues from there")

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from support.arguments import UserError, progress, shorten, warn
-from support.crops import center_crop, describe_center_crop, random_crop
-from support.decoding import decode
-from support.decoding import thumbnail as thumbnail
-from support.digests import digest_files, digest_of_file
-from support.division import divide
-from support.folders import images_below, is_no_image, scan_folder
-from support.names import load_names, look_alikes
+from image_files.crops import center_crop, describe_center_crop, random_crop
+from image_files.decoding import decode
+from image_files.decoding import thumbnail as thumbnail
+from image_files.digests import digest_files, digest_of_file
+from image_files.folders import images_below, is_no_image, scan_folder
+from image_files.names import load_names, look_alikes
+from image_files.splits import divide
+from system.messages import UserError, progress, shorten, warn
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,9 @@ CATEGORY_NAMES = "cat_to_name.json"  # the default file of category names
 CROP_SCALE = (0.5, 1.0)  # fraction of an image's area in a random view
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height of a random view
 MAX_ASPECT = 64  # a plain view of a longer image is of its middle
+# Raise it when decoding, color, crop or resize changes: stored features, checkpoints and ONNX files
+# carry it, and what was made with another version is not used.
+PREPROCESSING_VERSION = 1
 
 
 # ---------------------------------------------------------------- data folders
@@ -59,7 +62,7 @@ class DataFolder:
     forward slashes; `labels[split]` are the indices of their categories.
 
     Attributes:
-        digests: of each file's content, by path; see `support.digests`.
+        digests: of each file's content, by path; see `image_files.digests`.
         failures: why a file cannot be read, by path.
     """
 
@@ -187,7 +190,7 @@ def read_images(
     Every file is read once, unless the memo has its digest. Nothing on disk changes.
 
     Args:
-        memo: a folder for the digests of files that do not change; see `support.digests`.
+        memo: a folder for the digests of files that do not change; see `image_files.digests`.
     """
     images = {split: dict(categories) for split, categories in images.items()}
     paths = list(paths_of(images))
@@ -300,7 +303,7 @@ def list_labeled(
 
 
 def load_category_names(path: str | os.PathLike | None = None) -> dict[str, str]:
-    """Read a JSON file that maps category folders to names; see `support.names.load_names`.
+    """Read a JSON file that maps category folders to names; see `image_files.names.load_names`.
 
     Args:
         path: None means CATEGORY_NAMES in the working folder, or no names if there is none.
@@ -323,8 +326,8 @@ def load_image(
 ) -> Image.Image:
     """Decode an image: upright (EXIF) and in sRGB. Training and prediction both use this function.
 
-    See `support.decoding.decode`. A large JPEG is decoded at a size of at least twice that of its
-    views: a photograph of 12 megapixels takes a quarter of the time.
+    See `image_files.decoding.decode`. A large JPEG is decoded at a size of at least twice that
+    of its views: a photograph of 12 megapixels takes a quarter of the time.
 
     Args:
         report: called with a line if something in the file had to be guessed.
@@ -346,6 +349,18 @@ def load_plain_view(
 def plain_view(image: Image.Image, size: int = CROP) -> np.ndarray:
     """Resize to `short_side` and cut out the center: (3, size, size) uint8."""
     return center_crop(image, short_side(size), size, MAX_ASPECT)
+
+
+def preprocessing(image_size: int) -> dict[str, int]:
+    """Return the numbers that say how an image becomes its plain view, for files and programs."""
+    return {
+        "preprocessing_version": PREPROCESSING_VERSION,
+        "resize": short_side(
+            image_size
+        ),  # pixels of the short side, of which the center is cut out
+        "image_size": image_size,  # pixels of the view's side
+        "max_aspect": MAX_ASPECT,  # of an image whose sides have a larger ratio, the middle is used
+    }
 
 
 def describe_plain_view(size: int) -> str:

@@ -14,9 +14,9 @@ import tempfile
 from flask import Flask, Response, request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from inference.results import Result, format_result
 from predict import load_predictor, predict
-from support.arguments import UserError
-from support.results import Result, format_result
+from system.messages import UserError
 
 app = Flask(__name__)
 app.config["MAX_CONTENT_LENGTH"] = 50_000_000  # bytes of an upload; a larger one gets status 413

@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 from common import CPU, data_parser, mean_and_deviation, run_script, show, timed, train_command
 
-import features
-from support.arguments import whole_number
-from support.devices import select_precision
-from support.record_store import default_cache_folder
+from system.arguments import whole_number
+from system.devices import select_precision
+from training import features
+from training.feature_store import default_cache_folder
 from utils import list_images, paths_of, read_data_folder
 
 PUBLISHED = [  # VGGs on these photographs, as their authors report them: images, accuracy, source

@@ -17,8 +17,8 @@ import torch
 from common import CPU, load_backbone, run_script, show, timed, weights_parser
 
 from model import fast_copy
-from support.arguments import whole_number
-from support.devices import select_precision
+from system.arguments import whole_number
+from system.devices import select_precision
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 ALLOCATIONS = {"default": "0", "huge": "1"}  # values of torch's variable THP_MEM_ALLOC_ENABLE

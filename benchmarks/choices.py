@@ -22,10 +22,10 @@ import torch
 from common import data_parser, load_backbone, run_script, show, views_of
 from PIL import Image
 
-from features import Settings, extract
 from model import Backbone, fast_copy
-from support.arguments import whole_number
-from support.devices import BATCH_SIZES, select_device, select_precision
+from system.arguments import whole_number
+from system.devices import BATCH_SIZES, select_device, select_precision
+from training.features import Settings, extract
 from utils import load_views, plain_view, read_data_folder
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as support/startup.py does in the scripts
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as system/scripts.py does in the scripts
 
 import torch  # noqa: E402
 import torchvision  # noqa: E402
@@ -22,11 +22,11 @@ import torchvision  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import features  # noqa: E402
 from model import Backbone, load_weights  # noqa: E402
-from support import arguments  # noqa: E402
-from support.arguments import UserError  # noqa: E402
-from support.devices import select_precision  # noqa: E402
+from system import arguments, scripts  # noqa: E402
+from system.devices import select_precision  # noqa: E402
+from system.messages import UserError  # noqa: E402
+from training import features  # noqa: E402
 from utils import DataFolder, list_images, read_data_folder  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -57,7 +57,7 @@ def _add_from_environment(parser: arguments.ArgumentParser, flag: str, variable:
 
 def run_script(main: Callable[[], object]) -> None:
     """Call a benchmark's `main`; a UserError becomes one line and exit status 2."""
-    arguments.run_script(main, Path(sys.argv[0]).name)
+    scripts.run_script(main, Path(sys.argv[0]).name)
 
 
 # ---------------------------------------------------------------- commands

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from common import show
 
-from support.record_store import MISSING, RecordStore
+from training.feature_store import MISSING, RecordStore
 
 SHAPE = REGIONS, NUM_FEATURES = 6, 2048
 VALUES = np.random.default_rng(0).random((256, *SHAPE)).astype("<f2")  # by a key's first byte

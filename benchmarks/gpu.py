@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from common import CPU, data_parser, load_backbone, run_script, show, views_of
 
-import features
 from model import Backbone, Classifier, Head, fast_copy
 from predict import predict_stream
-from support.arguments import whole_number
-from support.devices import default_batch_size, default_workers, select_device, select_precision
-from support.loading import map_ahead
+from system.arguments import whole_number
+from system.devices import default_batch_size, default_workers, select_device, select_precision
+from system.workers import map_ahead
+from training import features
 from utils import MEANS, STDS, DataFolder, load_plain_view, normalize, read_data_folder
 
 COMPARED = 32  # images

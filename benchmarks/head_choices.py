@@ -23,11 +23,10 @@ from common import (
     training_features,
 )
 
-import fitting
 from model import Head
-from support import optimization
-from support.arguments import whole_number
-from support.record_store import default_cache_folder
+from system.arguments import whole_number
+from training import fitting, optimization
+from training.feature_store import default_cache_folder
 
 FOLDS = 5
 FEWER = 5  # training images per category, in the second column

@@ -24,8 +24,8 @@ from model import (
     load_checkpoint,
     replace_second_stage,
 )
-from support.devices import select_precision
-from support.pooling import pool_regions
+from networks.vgg import pool_regions
+from system.devices import select_precision
 
 HIDDEN = 20  # locations
 NAMES = ("HiResCAM", "Grad-CAM", "random")

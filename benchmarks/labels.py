@@ -42,17 +42,17 @@ from common import (
 )
 from PIL import Image, ImageOps
 
-import fitting
-from data_check import FOLDS
-from features import View
+from checks.label_issues import find_suspects, label_quality
+from checks.labels import FOLDS
+from checks.near_duplicates import LIMIT, connect, embed, find_pairs
+from evaluation.calibration import fit_temperature
+from image_files.digests import digest_of_file
 from model import Head
-from support.arguments import whole_number
-from support.digests import digest_of_file
-from support.label_issues import find_suspects, label_quality
-from support.metrics import fit_temperature
-from support.near_duplicates import LIMIT, connect, embed, find_pairs
-from support.record_store import default_cache_folder
-from support.sampling import divide_into_folds
+from system.arguments import whole_number
+from training import fitting
+from training.feature_store import default_cache_folder
+from training.features import View
+from training.sampling import divide_into_folds
 from utils import SPLITS, load_image, read_data_folder
 
 SHARES = (0.02, 0.05, 0.1)  # of labels that are changed

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from common import run_script, show
 
-from features import Features
-from fitting import Samples, fit
 from model import REGIONS, Head
-from support.arguments import ArgumentParser, whole_number
-from support.record_store import KEY_BYTES, RecordStore
+from system.arguments import ArgumentParser, whole_number
+from training.feature_store import KEY_BYTES, RecordStore
+from training.features import Features
+from training.fitting import Samples, fit
 
 VALID = 10_000  # images of valid, or half of them if that is less
 

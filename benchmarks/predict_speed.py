@@ -27,8 +27,8 @@ from PIL import Image
 
 from model import Classifier, fast_copy, load_checkpoint
 from predict import load_predictor, predict_stream
-from support.arguments import whole_number
-from support.devices import BATCH_SIZES, default_workers, select_precision
+from system.arguments import whole_number
+from system.devices import BATCH_SIZES, default_workers, select_precision
 from utils import read_data_folder
 
 BATCH_SIZE = BATCH_SIZES["cpu"]

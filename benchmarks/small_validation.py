@@ -29,11 +29,11 @@ from common import (
     training_features,
 )
 
-import fitting
+from evaluation import calibration, metrics
 from model import Head
-from support import metrics
-from support.arguments import whole_number
-from support.record_store import default_cache_folder
+from system.arguments import whole_number
+from training import fitting
+from training.feature_store import default_cache_folder
 
 VALID = (1, 2, 3, 5, 10)  # validation images of each category
 FOLDS = 5
@@ -99,7 +99,7 @@ def cross_validate(
 def temperature_of(logits: torch.Tensor, labels: torch.Tensor, weight: float) -> float:
     """Call `fit_temperature` with another weight of the usual temperature."""
     with mock.patch.object(metrics, "USUAL_WEIGHT", weight):
-        return metrics.fit_temperature(logits, labels)
+        return calibration.fit_temperature(logits, labels)
 
 
 def choose_epochs(
@@ -136,7 +136,9 @@ def choose_temperatures(
         "none": 1.0,
         "valid": temperature_of(valid, labels, 0.0),
         "cross-validation": temperature_of(crossed, own, 0.0),
-        f"valid, usually {metrics.USUAL_TEMPERATURE}": metrics.fit_temperature(valid, labels),
+        f"valid, usually {calibration.USUAL_TEMPERATURE}": calibration.fit_temperature(
+            valid, labels
+        ),
     }
 
 

@@ -24,7 +24,7 @@ from functools import partial
 from bare_backbone import lower_bound
 from common import ROOT, data_parser, import_seconds, run_script, show, timed, train_command
 
-from support.arguments import whole_number
+from system.arguments import whole_number
 from utils import read_data_folder
 
 

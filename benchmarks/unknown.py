@@ -31,16 +31,17 @@ from common import (
     views_of,
 )
 
-import fitting
-from features import View
+from evaluation.calibration import fit_temperature
+from evaluation.metrics import auroc, fpr95
+from image_files.digests import digest_of_file
+from image_files.folders import files_below
+from inference.results import UNUSUAL
 from model import Head
-from support.arguments import whole_number
-from support.digests import digest_of_file
-from support.folders import files_below
-from support.metrics import auroc, fit_temperature, fpr95
-from support.novelty import fit_detector
-from support.record_store import default_cache_folder
-from support.results import UNUSUAL
+from networks.novelty import fit_detector
+from system.arguments import whole_number
+from training import fitting
+from training.feature_store import default_cache_folder
+from training.features import View
 from utils import SPLITS, read_data_folder
 
 Images = dict[str, torch.Tensor]  # by set: train, valid, test, near, far

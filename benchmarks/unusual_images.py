@@ -28,8 +28,9 @@ from common import run_script, show
 
 from model import load_checkpoint
 from predict import predict
-from support.arguments import ArgumentParser, UserError, positive_number
-from support.files import sha256_of
+from system.arguments import ArgumentParser, positive_number
+from system.files import sha256_of
+from system.messages import UserError
 from utils import load_image, plain_view
 
 IMPORT_SECONDS = 120  # that a new process may take before its first image

@@ -29,14 +29,15 @@ import tiny_train
 import torch
 from PIL import Image
 
-import features
 import model
 import predict
 import train
 import utils
-from support import arguments, novelty
-from support.digests import digest_of_file
-from support.results import COLUMNS
+from image_files.digests import digest_of_file
+from inference.results import COLUMNS
+from networks import novelty
+from system import scripts
+from training import features
 
 ROOT = Path(__file__).resolve().parent.parent
 CATEGORIES = ("1", "10", "2", "x y")  # in string order
@@ -86,7 +87,7 @@ def call(monkeypatch, capsys):
         capsys.readouterr()
         status = 0
         try:
-            arguments.run_script(MAINS[script], script)
+            scripts.run_script(MAINS[script], script)
         except SystemExit as stop:
             status = stop.code
         return subprocess.CompletedProcess(words, status, *capsys.readouterr())

@@ -14,7 +14,7 @@ import model
 import predict
 import train
 import utils
-from support.arguments import UserError
+from system.messages import UserError
 
 # The same examples in every run. On a busy machine an example may take seconds, but not minutes.
 common = settings(

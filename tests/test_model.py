@@ -24,10 +24,10 @@ from model import (
     heat_map,
     num_regions,
 )
-from support.arguments import UserError
-from support.heat_maps import hires_cam
-from support.pooling import pool_regions, replace_second_stage
-from support.winograd import WinogradConv2d
+from networks.heat_maps import hires_cam
+from networks.vgg import pool_regions, replace_second_stage
+from networks.winograd import WinogradConv2d
+from system.messages import UserError
 
 CPU = torch.device("cpu")
 

@@ -123,7 +123,8 @@ def executed(notebook, tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebook")
     for path in [*ROOT.glob("*.py"), ROOT / utils.CATEGORY_NAMES]:
         shutil.copy(path, folder)
-    for name in ("support", SAMPLE):
+    packages = [path.parent.name for path in ROOT.glob("*/__init__.py")]
+    for name in (*packages, SAMPLE):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     shutil.copy(ROOT / "assets" / "car.jpg", folder / "assets")

@@ -34,15 +34,15 @@ from conftest import (
 from PIL import Image
 from torchvision.models import VGG16_Weights
 
-import plots
 import predict
 import train
 import utils
+from evaluation import plots
+from image_files import folders
+from inference.results import FORMATS
 from model import Classifier, Head, load_checkpoint
-from support import folders
-from support.arguments import UserError
-from support.devices import select_precision
-from support.results import FORMATS
+from system.devices import select_precision
+from system.messages import UserError
 
 TEST_IMAGE = "test/2/test_0.jpg"
 
@@ -346,7 +346,15 @@ def test_novelty_is_written_for_every_image(predict_images, checkpoint, photos, 
 
 HEAVY = ("matplotlib", "seaborn", "pandas", "scipy", "IPython", "notebook", "onnx", "platformdirs")
 HEAVY += ("torchvision", "torch._dynamo")
-PROJECT = ("train", "features", "fitting", "data_check", "report", "plots", "support.record_store")
+PROJECT = (
+    "train",
+    "features",
+    "fitting",
+    "data_check",
+    "report",
+    "plots",
+    "training.feature_store",
+)
 
 
 def test_nothing_is_imported_that_a_prediction_does_not_need(trained, images):

@@ -28,9 +28,9 @@ from conftest import (
 )
 
 import utils
+from evaluation.calibration import TEMPERATURES
 from model import Head, load_checkpoint
 from predict import predict
-from support.metrics import TEMPERATURES
 
 
 def head_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -20,8 +20,8 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
 import utils
-from support import decoding, folders
-from support.arguments import UserError
+from image_files import decoding, folders
+from system.messages import UserError
 
 # ---------------------------------------------------------------- data folders
 
@@ -297,7 +297,7 @@ def test_each_folder_is_listed_and_each_file_read_once(
     own_images, tmp_path, count_calls, monkeypatch, has_splits
 ):
     """Millions of files are listed in minutes, even on a file server."""
-    monkeypatch.setattr("support.digests.MIN_AGE", -(10**18))  # all files are old enough
+    monkeypatch.setattr("image_files.digests.MIN_AGE", -(10**18))  # all files are old enough
     root = own_images if has_splits else own_images / "train"
     for kind in range(4):
         draw(kind, 70 + kind).save(root / "more.jpg" if has_splits else root / "a" / f"{kind}.jpg")

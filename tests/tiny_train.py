@@ -16,9 +16,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from support import startup
+    from system import scripts
 
-    startup.prepare("train.py")
+    scripts.prepare("train.py")
 
 import torch
 from torch import nn
@@ -47,7 +47,7 @@ def build() -> nn.Sequential:
 def main() -> None:
     """Run the script with this command line."""
     import model
-    from support import resume
+    from training import resume
 
     class SlowRun(resume.UnfinishedRun):
         def save(self, state):

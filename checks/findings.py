@@ -1,0 +1,139 @@
+"""Findings: what was noticed about files, as lines for people and as a table for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from system.files import check_regular_file, write_csv
+from system.messages import UserError, one_line, shorten
+
+DELIMITERS = (",", ";", "\t")  # of CSV files; spreadsheets of some languages write the second
+
+
+class File(NamedTuple):
+    """A file of a data folder."""
+
+    split: str
+    category: str
+    path: str
+
+
+class Finding(NamedTuple):
+    """What was noticed about one file or, without a path, about a category or all of them.
+
+    Attributes:
+        finding: its kind, such as "duplicate".
+        detail: for people.
+        rank: among the findings of a kind, from 1; 0: they have no order.
+        probability, suggested_probability: of the category, and of the suggested one, 0-1.
+        other_path: of the file that this one resembles, at this distance.
+    """
+
+    finding: str
+    split: str = ""
+    category: str = ""
+    path: str = ""
+    detail: str = ""
+    rank: int = 0
+    probability: float | None = None
+    suggested: str = ""
+    suggested_probability: float | None = None
+    other_path: str = ""
+    distance: float | None = None
+    novelty: float | None = None
+
+
+def find_copies(files: Iterable[File], digests: Mapping[str, str]) -> dict[File, File]:
+    """Return the first file with the same content, for each file that is not the first."""
+    first: dict[str, File] = {}
+    known = [(file, digests[file.path]) for file in files if file.path in digests]
+    pairs = [(file, first.setdefault(digest, file)) for file, digest in known]
+    return {file: original for file, original in pairs if original != file}
+
+
+def compare(file: File, other: File) -> str:
+    """Return where another file is that resembles this one: "in another split: PATH"."""
+    kinds = ("split", "category")
+    different = [kind for kind in kinds if getattr(file, kind) != getattr(other, kind)]
+    prefix = f"in another {' and '.join(different)}: " if different else ""
+    return prefix + other.path
+
+
+def format_findings(findings: Iterable[Finding]) -> list[str]:
+    """Return a line for each kind of finding, with how many there are, and the first ones."""
+    kinds: dict[str, list[str]] = {}
+    for f in findings:
+        example = f"{f.path or f'{f.split}/{f.category}'} ({f.detail})"
+        kinds.setdefault(f.finding, []).append(example)
+    return [
+        one_line(f"{kind}: {len(examples)}: {shorten(examples)}")
+        for kind, examples in kinds.items()
+    ]
+
+
+def write_findings(path: str | os.PathLike, findings: Iterable[Finding]) -> None:
+    """Write a CSV file with a row for each finding; what a finding lacks is empty.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    rows = ([_cell(value) for value in finding] for finding in findings)
+    write_csv(path, [Finding._fields, *rows])
+
+
+def _cell(value: str | int | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return str(value) if value else ""
+
+
+def write_unreadable(path: Path, failures: Mapping[str, str]) -> None:
+    """Write a table of the images that were left out, or delete an earlier one.
+
+    Args:
+        failures: why an image cannot be read, by path.
+    """
+    if failures:
+        rows = [(image, reason.split(f"{image}: ", 1)[-1]) for image, reason in failures.items()]
+        write_csv(path, [("path", "reason"), *rows])
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def read_paths(path: str | os.PathLike) -> list[str]:
+    """Read the column "path" of a CSV file, or a text file with one path a line.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, or has no path.
+    """
+    check_regular_file(path)
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: its encoding is not UTF-8: save it as UTF-8") from error
+    try:
+        paths = _path_column(text)
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV file: {error}") from error
+    if not paths:
+        raise UserError(f"{path}: no path in it")
+    return paths
+
+
+def _path_column(text: str) -> list[str]:
+    header = text.split("\n", 1)[0].strip("\r")
+    for delimiter in DELIMITERS:
+        columns: Sequence[str] = next(csv.reader([header], delimiter=delimiter), [])
+        if "path" in columns:
+            rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+            return [row["path"] for row in rows if row["path"]]
+    return [line.strip("\r") for line in text.split("\n") if line.strip()]

@@ -1,0 +1,182 @@
+"""How good predictions are: accuracy, top-5 accuracy, calibration error, per-category figures.
+
+Arguments are arrays, or tensors on the CPU.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from evaluation.calibration import calibration_error, log_softmax
+
+
+@np.errstate(all="ignore")  # a training that diverges gives logits that are not finite
+def metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Return how good logits (N, num_classes) are for labels (N,).
+
+    Returns:
+        "loss" (cross entropy, mean over N) and, as fractions 0-1: "accuracy", "top5_accuracy" (the
+        label is among the 5 highest), "class_accuracy" (mean of each category's accuracy) and
+        "ece" (see `calibration_error`).
+    """
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
+    log_probs = log_softmax(logits)
+    predictions = logits.argmax(1)
+    correct = predictions == labels
+    label_logits = logits[np.arange(len(labels)), labels]
+    rank = (logits > label_logits[:, None]).sum(1)  # number of higher logits
+    counts = np.bincount(labels)
+    class_accuracy = np.bincount(labels, correct)[counts > 0] / counts[counts > 0]
+    return {
+        "loss": float(-log_probs[np.arange(len(labels)), labels].mean()),
+        "accuracy": float(correct.mean()),
+        "top5_accuracy": float((rank < 5).mean()),
+        "class_accuracy": float(class_accuracy.mean()),
+        "ece": calibration_error(np.exp(log_probs.max(1)), correct),
+    }
+
+
+def auroc(known: ArrayLike, unknown: ArrayLike) -> float:
+    """Return the area under the ROC curve (0-1) of scores that are lower for unknown images.
+
+    It is the probability that an unknown image has a lower score than a known one; an equal score
+    counts half.
+    """
+    known, unknown = np.sort(np.asarray(known, np.float64)), np.asarray(unknown, np.float64)
+    lower, not_higher = (np.searchsorted(known, unknown, side) for side in ("left", "right"))
+    return float(1 - (lower + not_higher).mean() / 2 / len(known))
+
+
+def fpr95(known: ArrayLike, unknown: ArrayLike) -> float:
+    """Return the share of unknown images (0-1) accepted by a limit that accepts 95 % of known ones.
+
+    Images with a score of at least the limit are accepted.
+    """
+    limit = np.quantile(np.asarray(known, np.float64), 0.05)
+    return float((np.asarray(unknown, np.float64) >= limit).mean())
+
+
+def confusion_counts(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> np.ndarray:
+    """Return how many images of each category were predicted as each category.
+
+    Args:
+        labels, predictions: (N,) indices of categories.
+
+    Returns:
+        (num_classes, num_classes) int64: row label, column prediction.
+
+    Raises:
+        IndexError: an index is not below `num_classes`.
+    """
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(counts, (np.asarray(labels), np.asarray(predictions)), 1)
+    return counts
+
+
+def confident_mistakes(labels: ArrayLike, probs: ArrayLike) -> np.ndarray:
+    """Return the indices of incorrect predictions, the most confident first, (mistakes,) int64.
+
+    Args:
+        labels, probs: (N,) and (N, num_classes).
+    """
+    labels, probs = np.asarray(labels), np.asarray(probs)
+    order = np.argsort(-probs.max(1), kind="stable")
+    return order[(probs.argmax(1) != labels)[order]]
+
+
+def category_metrics(
+    labels: ArrayLike, predictions: ArrayLike, num_classes: int
+) -> list[dict[str, float]]:
+    """Return for each category its "images", and "precision", "recall" and "f1" (0-1).
+
+    Precision is the share of the predictions of this category that are correct, recall the share of
+    its images that are predicted correctly, F1 their harmonic mean; a share of none is NaN.
+    """
+    counts = confusion_counts(labels, predictions, num_classes)
+    images, predicted, correct = counts.sum(1), counts.sum(0), counts.diagonal()
+    with np.errstate(invalid="ignore"):
+        columns = {
+            "images": images,
+            "precision": correct / predicted,
+            "recall": correct / images,
+            "f1": 2 * correct / (images + predicted),
+        }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def format_evaluation(
+    probs: ArrayLike,
+    labels: ArrayLike,
+    names: Sequence[str],
+    min_probability: float = 0.0,
+    novelty: ArrayLike = math.nan,
+    min_novelty: float = 0.0,
+    max_confusions: int = 10,
+) -> list[str]:
+    """Return lines that say how good probabilities (N, num_classes) are for labels (N,).
+
+    Args:
+        names: (num_classes,) of the categories.
+        min_probability: if above 0, a line says how many predictions have as much.
+        novelty: (N,) of the images, or NaN.
+        min_novelty: unless novelty is NaN, a line says how many images have less.
+        max_confusions: number of pairs of categories that are listed.
+    """
+    probs, labels = np.asarray(probs, np.float64), np.asarray(labels)
+    measured = metrics(np.log(probs.clip(1e-30)), labels)
+    predictions, confidence = probs.argmax(1), probs.max(1)
+    lines = [
+        f"{len(labels)} images of {len(np.unique(labels))} categories: accuracy "
+        f"{measured['accuracy']:.1%}, top-5 {measured['top5_accuracy']:.1%}, mean of the "
+        f"categories {measured['class_accuracy']:.1%}, calibration error {measured['ece']:.1%}"
+    ]
+    if min_probability:
+        is_sure = confidence >= min_probability
+        correct = (predictions == labels)[is_sure].mean() if is_sure.any() else 0
+        lines.append(
+            f"{is_sure.mean():.1%} of the predictions have a probability of at least "
+            f"{min_probability:g}, and {correct:.1%} of these are correct"
+        )
+    if not np.isnan(novelty).any():
+        share = np.mean(np.asarray(novelty) < min_novelty)
+        lines.append(f"{share:.1%} of the images have a novelty below {min_novelty:g}")
+    pairs = zip(labels.tolist(), predictions.tolist(), strict=True)
+    confusions = collections.Counter((a, b) for a, b in pairs if a != b)
+    for (label, prediction), count in confusions.most_common(max_confusions):
+        lines.append(f"{count} of {names[label]} predicted as {names[prediction]}")
+    return lines
+
+
+def format_unknown(
+    probs: ArrayLike,
+    novelty: ArrayLike,
+    unknown_probs: ArrayLike,
+    unknown_novelty: ArrayLike,
+    min_novelty: float,
+) -> list[str]:
+    """Return lines that say how well unknown images can be distinguished from known ones.
+
+    Args:
+        probs, novelty: (N, num_classes) and (N,), of known images.
+        unknown_probs, unknown_novelty: the same of unknown images.
+        min_novelty: a line says how many unknown images have less.
+    """
+    share = np.mean(np.asarray(unknown_novelty) < min_novelty)
+    known, unknown = np.asarray(probs).max(1), np.asarray(unknown_probs).max(1)
+    pairs = {"probability": (known, unknown), "novelty": (novelty, unknown_novelty)}
+    lines = [
+        f"{name} of known and unknown images: AUROC {auroc(*pair):.4f}, FPR95 {fpr95(*pair):.1%}"
+        for name, pair in pairs.items()
+    ]
+    if np.isnan(novelty).any():
+        return lines[:1]
+    return [
+        *lines,
+        f"{share:.1%} of {len(unknown)} unknown images have a novelty below {min_novelty:g}",
+    ]

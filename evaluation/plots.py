@@ -1,0 +1,331 @@
+"""Every figure of the project: from arrays and plain values to a matplotlib Figure.
+
+    plots.confusion_matrix(labels, predictions, names).savefig("confusion_matrix.png")
+
+No pyplot: no window, no display, no state between calls. An image is a Pillow image or a uint8
+array, (H, W, 3) or (H, W). Sizes are in inches, of text in points. Color-blind people can
+distinguish the colors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from evaluation.calibration import CALIBRATION_BINS, calibration_bins
+from evaluation.metrics import confusion_counts
+
+BLUE, ORANGE, GRAY = "#0173b2", "#de8f05", "0.4"  # the first two of seaborn's "colorblind"
+AnyImage = Image.Image | np.ndarray
+
+
+def learning_curves(history: Sequence[dict], used_epoch: int) -> Figure:
+    """Draw losses and validation accuracy over the epochs, with the one used marked.
+
+    Args:
+        history: a dict an epoch, with "epoch" (from 1), "train_loss" (with label smoothing),
+            "valid_loss" (both cross entropy) and "valid_accuracy" (fraction 0-1).
+        used_epoch: the one whose weights are used.
+
+    Raises:
+        ValueError: `used_epoch` is not in the history.
+    """
+    columns = {key: [row[key] for row in history] for key in history[0]}
+    epochs, accuracies = columns["epoch"], columns["valid_accuracy"]
+    used = accuracies[epochs.index(used_epoch)]
+    figure = _figure(10, 4)
+    loss, accuracy = figure.subplots(1, 2)
+    style = "o-" if len(history) < 30 else "-"
+    # Smoothing makes train's loss the higher one: the legend has to explain that.
+    loss.plot(epochs, columns["train_loss"], style, color=BLUE, label="train, labels smoothed")
+    loss.plot(epochs, columns["valid_loss"], style, color=ORANGE, label="valid")
+    accuracy.plot(epochs, accuracies, style, color=ORANGE, label="valid")
+    for ax in (loss, accuracy):
+        ax.axvline(used_epoch, color=GRAY, linestyle="--", label=f"used: epoch {used_epoch}")
+        ax.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        ax.legend(fontsize="small")
+    loss.set(title="Loss (cross entropy): lower is better", ylim=(0, None))
+    # Ten points at least from bottom to top, so that a small change does not look like a large one.
+    lowest = min(0.9, math.floor(10 * min(accuracies)) / 10)
+    accuracy.set(title=f"Accuracy on valid: {used:.1%}", ylim=(lowest, 1.005))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, names: Sequence[str]) -> Figure:
+    """Draw how many images of each category (row) were predicted as each category (column).
+
+    Up to 30 categories, cells have numbers of images. Colors are shares of the row, so that a
+    category of few images is as visible as one of many. Names are legible up to 200 categories.
+
+    Args:
+        labels, predictions: (N,) integers, the true and the predicted index into `names`.
+        names: (num_classes,) of the categories.
+
+    Raises:
+        IndexError: a label or a prediction has no name.
+    """
+    n = len(names)
+    counts = confusion_counts(labels, predictions, n)
+    side = np.interp(n, [2, 5, 17, 102, 200], [3.6, 6, 8.5, 14.5, 28])
+    size = min(10, 50 * side / n)  # points; 72 would be as high as a row
+    down = [_fold(name, 30, 1) for name in names]
+    across = [_fold(name, int(12 * side / n), 4) for name in names] if n <= 5 else down
+    margin = 0.6 * size / 72 * max(map(len, down))
+    figure = _figure(1.06 * side + margin + 1.5, side + (margin if n > 5 else 0.5) + 1.2)
+    ax = figure.subplots()
+    shares = counts / counts.sum(1, keepdims=True).clip(1)  # a row without images stays 0
+    # The square root of shares makes one mistake among many images visible. The figure's size makes
+    # cells nearly square: with a fixed aspect, the layout may cut off labels.
+    cells = ax.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto")
+    bar = figure.colorbar(cells, aspect=30, ticks=[0, 0.05, 0.2, 0.5, 1])
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
+    bar.set_label("share of the true category's images", size=9 + side / 3)
+    for lines in (ax.hlines, ax.vlines):
+        lines(np.arange(n + 1) - 0.5, -0.5, n - 0.5, color="0.9", linewidth=0.5)
+    for row, column in np.argwhere(counts) if n <= 30 else ():
+        color = "white" if shares[row, column] > 0.3 else "black"
+        text = str(counts[row, column])
+        ax.text(column, row, text, size=size, color=color, ha="center", va="center")
+    ax.set_yticks(range(n), down, size=size)
+    ax.set_xticks(range(n), across, size=size, rotation=0 if n <= 5 else 90)
+    ax.set_xlabel("predicted category", size=9 + side / 3)
+    ax.set_ylabel("true category", size=9 + side / 3)
+    title = f"Confusion matrix:\n{np.trace(counts)} of {counts.sum()} images correct"
+    ax.set_title(title, size=10 + side / 2)
+    return figure
+
+
+def mistakes_gallery(
+    images: Sequence[AnyImage],
+    files: Sequence[str],
+    true_names: Sequence[str],
+    predicted_names: Sequence[str],
+    probs: Sequence[float],
+) -> Figure:
+    """Draw images whose prediction is incorrect, in the order given; there may be none.
+
+    Args:
+        files, true_names, predicted_names: as many as images.
+        probs: the probability (0-1) of each predicted name.
+
+    Raises:
+        ValueError: the arguments differ in length.
+    """
+    facts = zip(probs, predicted_names, true_names, files, images, strict=True)
+    titles = [f"{prob:.0%} {predicted}\nlabel: {true}" for prob, predicted, true, *_ in facts]
+    if titles:
+        title = "The most confident mistakes"
+        return image_grid(images, titles, title=title, captions=files, columns=4, width=3)
+    figure = Figure((6, 1.5))
+    figure.text(0.5, 0.5, "No mistakes: every prediction is correct", ha="center", va="center")
+    return figure
+
+
+def image_grid(
+    images: Sequence[AnyImage],
+    titles: Sequence[str],
+    *,
+    title: str = "",
+    captions: Sequence[str] | None = None,
+    columns: int = 6,
+    width: float = 2,
+) -> Figure:
+    """Draw images in rows of `columns`, each `width` inches wide, with a title and a caption.
+
+    Raises:
+        ValueError: there are no images, or not as many titles or captions.
+    """
+    letters = int(11 * width)
+    above = ["\n".join(_fold(line, letters) for line in text.split("\n")) for text in titles]
+    below = [_fold(text, letters, 3) for text in captions or [""] * len(images)]
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    lines = max(text.count("\n") for text in above) + max(text.count("\n") for text in below) + 2
+    figure = _figure(columns * width, rows * (width + 0.17 * lines) + 0.5)
+    figure.suptitle(_fold(title, int(8 * columns * width), 6))
+    for number, content in enumerate(zip(images, above, below, strict=True), 1):
+        _show(figure.add_subplot(rows, columns, number), *content)
+    return figure
+
+
+def prediction_bars(
+    image: AnyImage, names: Sequence[str], probs: Sequence[float], caption: str = ""
+) -> Figure:
+    """Draw an image beside bars of its most likely categories.
+
+    Args:
+        names, probs: (top_k,) of the categories, the most likely first; probabilities are 0-1.
+        caption: text below the image, such as its file name.
+    """
+    figure = _figure(10, max(4, 1 + 0.4 * len(names)))
+    photo, bars = figure.subplots(1, 2)
+    _show(photo, image, _fold(f"{names[0]}: {probs[0]:.1%}", 42), _fold(caption, 50, 3), size=12)
+    _bars(bars, names, probs, "{:.1%}")
+    bars.set(xlabel="probability", xlim=(0, 1.15), xticks=np.linspace(0, 1, 6))
+    bars.set_ylim(max(len(names), 4) - 0.5, -0.5)  # a single bar would be as high as the image
+    bars.xaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def category_counts(counts: Sequence[int], names: Sequence[str], title: str) -> Figure:
+    """Draw bars of the number of images of each category, (num_classes,), the largest first."""
+    order = np.argsort(np.negative(counts), kind="stable")
+    pitch = np.interp(len(names), [5, 17, 102], [0.4, 0.3, 0.17])
+    figure = _figure(8, 1.2 + pitch * len(names))
+    ax = figure.subplots()
+    _bars(ax, [names[i] for i in order], [counts[i] for i in order], "{:.0f}", min(10, 46 * pitch))
+    ax.set_xlabel("images")
+    ax.margins(x=0.1)
+    figure.suptitle(f"{title}: {sum(counts)} images of {len(names)} categories")
+    return figure
+
+
+def heat_map(image: AnyImage, heat: np.ndarray, name: str) -> Figure:
+    """Draw an image, and the same image under a heat map of the locations that support a category.
+
+    Args:
+        image: the view that the network sees.
+        heat: (h, w) float, 0-1; see `model.heat_map`. It is resized to the image.
+        name: of the category.
+    """
+    figure = _figure(10, 4.8)
+    plain, overlay = figure.subplots(1, 2)
+    _show(plain, image, "the image", size=12)
+    gray = Image.fromarray(np.asarray(image)).convert("L")  # all color is heat
+    _show(overlay, gray, _fold(f"locations that support {name}", 42), size=12)
+    colors = colormaps["plasma"](np.linspace(0.2, 1, 256))
+    colors[:, 3] = np.linspace(0, 0.95, 256)  # transparent where there is no heat
+    layer = overlay.imshow(
+        heat,
+        extent=overlay.images[0].get_extent(),
+        cmap=ListedColormap(colors),
+        vmin=0,
+        vmax=1,
+        interpolation="bicubic",
+    )
+    bar = figure.colorbar(layer, ax=overlay, shrink=0.8, panchor=False, ticks=[0, 1])
+    bar.ax.set_yticklabels(["none", "most"])
+    return figure
+
+
+def reliability_diagram(
+    correct: ArrayLike,
+    before: ArrayLike,
+    after: ArrayLike,
+    *,
+    ece_before: float,
+    ece_after: float,
+    temperature: float,
+) -> Figure:
+    """Draw the share of correct predictions against their probability, in bins.
+
+    Args:
+        correct: (N,) bool, whether each prediction equals the label.
+        before, after: (N,) its probability (0-1) without and with the temperature.
+        ece_before, ece_after: their expected calibration errors (fraction 0-1).
+    """
+    figure = _figure(6, 7.6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], "--", color=GRAY, label="perfect")
+    for probs, ece, label, marker, color in (
+        (before, ece_before, "without temperature", "s", ORANGE),
+        (after, ece_after, f"with temperature {temperature:.2f}", "o", BLUE),
+    ):
+        bins = calibration_bins(probs, correct)
+        counts = bins.counts[bins.counts > 0]
+        x, y = (sums[bins.counts > 0] / counts for sums in (bins.probs, bins.correct))
+        # A dot's size is the number of predictions: the share of a few means little.
+        sizes = 15 + 400 * counts / counts.sum()
+        top.scatter(x, y, sizes, color, marker=marker, label=f"{label}: ECE {ece:.1%}")
+        edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+        bottom.stairs(bins.counts, edges, color=color, linewidth=2)
+    top.set_title(f"Calibration of {counts.sum()} predictions (large dots: many)")
+    top.set_ylabel("share that is correct")
+    bottom.set(xlabel="probability of the prediction", ylabel="predictions")
+    figure.legend(loc="outside lower center")  # inside, it would hide dots
+    for axis in (top.xaxis, top.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def novelty_histogram(
+    novelty: ArrayLike, marked: Mapping[str, float], limit: float, name: str
+) -> Figure:
+    """Draw how many images have which novelty, on a logarithmic scale, with some images marked.
+
+    Args:
+        novelty: (N,), 0-1.
+        marked: label -> novelty of single images.
+        limit: an image with less is reported.
+        name: of the N images.
+    """
+    lowest = 1e-7  # what is below is drawn here
+    figure = _figure(8, 3.6)
+    ax = figure.subplots()
+    values = np.asarray(novelty).clip(lowest)
+    ax.hist(values, bins=np.logspace(math.log10(lowest), 0, 43).tolist(), color=BLUE, label=name)
+    for (label, value), color in zip(marked.items(), itertools.cycle((ORANGE, "black"))):
+        ax.axvline(max(value, lowest), color=color, linewidth=3, label=f"{label}: {value:.2g}")
+    ax.axvline(limit, color=GRAY, linestyle="--", label=f"reported if below {limit:g}")
+    ax.set(xscale="log", xlabel="novelty", ylabel="images", xlim=(lowest / 1.5, 1.5))
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Return an empty figure whose layout makes space for its texts."""
+    return Figure((width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+
+
+def _show(ax: Axes, image: AnyImage, above: str, below: str = "", size: float = 9) -> None:
+    """Draw an image in the middle of a square, so that texts of neighbors are level."""
+    pixels = np.asarray(image)
+    height, width = pixels.shape[:2]
+    x, y, half = width / 2 - 0.5, height / 2 - 0.5, max(width, height) / 2
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half), xticks=[], yticks=[])
+    ax.set(frame_on=False, anchor="N")
+    ax.set_title(above, size=size)
+    ax.set_xlabel(below, size=8, color=GRAY)
+
+
+def _bars(
+    ax: Axes, names: Sequence[str], values: Sequence[float], fmt: str, size: float = 10
+) -> None:
+    """Draw horizontal bars from the top, each with its name and value."""
+    rows = list(range(len(names)))  # not the names: two categories may share one
+    bars = ax.barh(rows, values, color=BLUE)
+    ax.invert_yaxis()
+    ax.margins(y=0.2 / max(1, len(rows)))
+    ax.set_yticks(rows, [_fold(name, 30) for name in names], size=size)
+    ax.bar_label(bars, fmt=fmt, padding=3, size=size)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _fold(text: str, width: int, lines: int = 2) -> str:
+    """Wrap text into `lines` lines of `width` characters; a longer text loses its middle.
+
+    (The end of a file name is often the most useful.) Dollar signs are escaped: matplotlib takes
+    text between two of them for a formula.
+    """
+    folded, keep = textwrap.wrap(text, width), min(len(text), width * lines)
+    while len(folded) > lines:
+        keep -= 1
+        shorter = f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
+        folded = textwrap.wrap(shorter, width)
+    return "\n".join(folded).encode(errors="replace").decode().replace("$", r"\$")

@@ -1,0 +1,1 @@
+"""Files and folders of images: listing, decoding, cropping, dividing, naming."""

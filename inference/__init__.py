@@ -1,0 +1,1 @@
+"""Predictions: predictors, results, files of them, ONNX."""

@@ -1,0 +1,231 @@
+"""A module and its metadata as one ONNX file; `onnx_model` runs it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from inference.onnx_model import OnnxModel
+from inference.predictor import Predictor
+from system.files import write_atomically
+from system.messages import UserError, shorten, warn
+from system.scripts import import_optional, silenced
+
+EXPORT_PACKAGES = ("onnx", "onnxscript")
+OPSET = 18  # of ONNX's operators; fixed, so that the file does not depend on torch's version
+FEW = 8  # images that are too few to calibrate on, if there are fewer; benchmarks/README.md
+MAX_DIFFERENCE = 1e-4  # in probability and novelty
+
+
+class ImagesToProbabilities(nn.Module):
+    """A float32 copy of a classifier on the CPU, from uint8 images to probabilities and novelty.
+
+    Args:
+        classifier: normalized images (N, 3, H, W) -> probabilities (N, num_classes), novelty (N,).
+        means, stds: of the images, three each, range 0-1.
+        has_novelty: without, the only output is probabilities.
+    """
+
+    means: torch.Tensor
+    stds: torch.Tensor
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        means: Sequence[float],
+        stds: Sequence[float],
+        has_novelty: bool,
+    ):
+        super().__init__()
+        classifier = copy.deepcopy(classifier).to("cpu", torch.float32)
+        self.classifier = classifier.to(memory_format=torch.contiguous_format)
+        self.output_names = ["probabilities", "novelty"] if has_novelty else ["probabilities"]
+        self.register_buffer("means", torch.tensor(means, dtype=torch.float32)[:, None, None])
+        self.register_buffer("stds", torch.tensor(stds, dtype=torch.float32)[:, None, None])
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Images (N, 3, H, W) uint8 -> `output_names`, float32."""
+        normalized = (images.float() / 255 - self.means) / self.stds
+        return self.classifier(normalized)[: len(self.output_names)]
+
+
+def export(
+    classifier: Any, path: str | os.PathLike, views: Sequence[np.ndarray], is_int8: bool = False
+) -> Iterator[str]:
+    """Write a classifier as an ONNX file and compare the two; yields lines about that.
+
+    Args:
+        classifier: a `Predictor` that is a module as well, and has `metadata`.
+        views: (3, image_size, image_size) uint8 each, to compare the outputs on; may be none.
+        is_int8: calibrate 8-bit integers on the views, instead of computing in 32-bit floats.
+
+    Raises:
+        UserError: see `export_onnx`; or the outputs differ by more than MAX_DIFFERENCE.
+    """
+    size = classifier.image_size
+    if views:  # first, because an export takes its time
+        import_optional("--to_onnx with --input or --int8", "onnxruntime")
+        expected = predict_all(classifier, views)
+    module = ImagesToProbabilities(
+        classifier, classifier.means, classifier.stds, classifier.has_novelty
+    )
+    metadata = classifier.metadata()
+    export_onnx(module, size, path, metadata, views if is_int8 else ())
+    yield f"saved {path}"
+    if not views:
+        return
+    outputs = predict_all(OnnxModel(path, [size], lambda _: metadata["preprocessing"]), views)
+    if is_int8:
+        if len(views) < FEW:
+            warn(f"{path}: calibrated on {len(views)} images; {FEW} are needed, of many kinds")
+        same = (outputs[0].argmax(1) == expected[0].argmax(1)).sum()
+        difference = np.abs(outputs[0] - expected[0]).max()
+        yield f"int8: {same} of {len(views)} images keep their most likely category"
+        yield f"largest difference in probability: {difference:.1e}"
+    else:
+        difference = largest_difference(outputs, expected, path)
+        yield f"largest difference in probability or novelty: {difference:.1e}"
+
+
+def predict_all(predictor: Predictor, views: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return probabilities and novelty of views, one by one."""
+    outputs = [predictor.predict_views(view[None]) for view in views]
+    return [np.concatenate(arrays) for arrays in zip(*outputs, strict=True)]
+
+
+def export_onnx(
+    module: ImagesToProbabilities,
+    image_size: int,
+    path: str | os.PathLike,
+    metadata: dict[str, Any],
+    calibration: Sequence[np.ndarray] = (),
+) -> None:
+    """Write a module as one ONNX file, atomically.
+
+    Its input "images" is (N, 3, image_size, image_size) uint8 for any N, its outputs are
+    "probabilities" (N, num_classes) and "novelty" (N,) float32.
+
+    Args:
+        metadata: is stored in the file, with its precision; values that are not text as JSON.
+        calibration: images, (3, image_size, image_size) uint8 each, of which the convolutions get
+            8-bit integers; see `quantize`. Without, they stay in 32-bit floats.
+
+    Raises:
+        UserError: a package is missing, the exporter fails, or the file cannot be written.
+    """
+    import_optional("--to_onnx", *EXPORT_PACKAGES)
+    if calibration:
+        import_optional("--int8", "onnxruntime")
+    # Two images: some exporters take the number of one image for a constant.
+    images = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8)
+    try:
+        with silenced():
+            program = torch.onnx.export(
+                module,
+                (images,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                input_names=["images"],
+                output_names=module.output_names,
+                opset_version=OPSET,
+            )
+            assert program is not None  # it is, with dynamo
+            proto = program.model_proto
+            _remove_exporter_notes(proto)
+            if calibration:
+                proto = quantize(proto, calibration)
+            precision = "int8" if calibration else "float32"
+            for key, value in (metadata | {"precision": precision}).items():
+                text = value if isinstance(value, str) else json.dumps(value)
+                proto.metadata_props.add(key=key, value=text)
+            content = proto.SerializeToString(deterministic=True)
+    except Exception as error:  # versions that do not fit together, or protobuf's limit of 2 GB
+        reason = f"{type(error).__name__}: {shorten([str(error)])}"
+        raise UserError(f"{path}: the ONNX exporter of torch failed: {reason}") from error
+    write_atomically(path, lambda file: file.write(content))
+
+
+def _remove_exporter_notes(proto) -> None:
+    """Remove what the exporter notes for its developers, such as paths on this machine."""
+    graph = proto.graph
+    nodes = [node for holder in (graph, *proto.functions) for node in holder.node]
+    values = [*graph.initializer, *graph.input, *graph.output, *graph.value_info]
+    for item in (proto, graph, *proto.functions, *nodes, *values):
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
+
+
+def largest_difference(
+    outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], path: str | os.PathLike
+) -> float:
+    """Return the largest difference between a file's outputs and the expected ones.
+
+    Where both are NaN, as the novelty without a detector, they do not differ.
+
+    Raises:
+        UserError: it is above MAX_DIFFERENCE.
+    """
+    difference = 0.0
+    for output, values in zip(outputs, expected, strict=True):
+        both = np.isnan(output) & np.isnan(values)
+        difference = np.maximum(difference, np.abs(output - values)[~both].max(initial=0))
+    if not difference <= MAX_DIFFERENCE:  # NaN is not
+        raise UserError(f"{path}: its outputs differ by {difference:.1e}: do not use it")
+    return float(difference)
+
+
+# The head and the novelty stay in 32 bits: they take no time, and quantized, the novelty is wrong
+# by 0.2 (benchmarks/README.md).
+OPERATORS = ["Conv", "Relu", "MaxPool"]
+
+
+def quantize(model: Any, images: Sequence[np.ndarray]) -> Any:
+    """Return a model whose convolutions compute in 8-bit integers, by onnxruntime's own tools.
+
+    Weights get a scale for each output channel, activations one for each layer: from 0 to the
+    highest value that the images have there. Weights use 7 of their 8 bits: with 8, sums overflow
+    on processors without VNNI, silently.
+
+    Args:
+        model: onnx.ModelProto.
+        images: (3, image_size, image_size) uint8 each, such as those of the training.
+    """
+    import onnx
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        """Gives onnxruntime one image after the other."""
+
+        def __init__(self):
+            self.images = iter(images)
+
+        def get_next(self):
+            image = next(self.images, None)
+            return None if image is None else {"images": image[None]}
+
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "int8.onnx")
+        quantization.quantize_static(
+            model,
+            target,
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=OPERATORS,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,
+        )
+        quantized = onnx.load(target)
+    del quantized.metadata_props[:]
+    return quantized

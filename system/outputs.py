@@ -1,0 +1,190 @@
+"""What a command may write: no file that it reads, no file of another kind, and only alone."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import os
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from system.messages import UserError, shorten
+
+# How files begin, by what they are. An existing file is replaced only by one of its kind.
+KINDS: dict[str, tuple[bytes, ...]] = {
+    "checkpoint": (b"PK\3\4",),  # as of torch since 1.6
+    "figure": (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"%PDF", b"<?xml"),
+    "ONNX model": (b"\x08",),  # the number of its first field
+    "table of findings": (b"finding,",),
+}
+FIGURE_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
+LONGEST_SUFFIX = ".unreadable.csv"  # of the files beside an output
+HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what the system says of a lock of another
+
+PathText = str | os.PathLike
+
+
+def output_path(text: str, default_name: str) -> Path:
+    """Return the file that a flag's value means; in a folder, it is called `default_name`."""
+    path = Path(text)
+    is_folder = os.path.isdir(path) or text.endswith(("/", os.sep)) or not path.suffix
+    return path / default_name if is_folder else path
+
+
+def check_outputs(
+    arguments: Mapping[str, Any], kinds: Mapping[str, str], inputs: Sequence[PathText | None]
+) -> None:
+    """Call `check_output` for each argument of `kinds` that names a file."""
+    for name, kind in kinds.items():
+        if arguments[name]:
+            check_output(f"--{name}", arguments[name], kind, inputs)
+
+
+def check_output(flag: str, path: PathText, kind: str, inputs: Iterable[PathText | None]) -> None:
+    """Check that a file can and may be written, before the work; its folder is made.
+
+    Args:
+        flag: what named the file, for the error message.
+        kind: one of KINDS; of another kind, any file may be replaced.
+        inputs: files that the same command reads; None and those that are missing do not count.
+
+    Raises:
+        UserError: it cannot be written, is one of the inputs, or is a file of another kind.
+    """
+    path = Path(path)
+    if kind == "figure" and path.suffix.lower() not in FIGURE_FORMATS:
+        raise UserError(f"{flag} {path}: the name has to end in one of {', '.join(FIGURE_FORMATS)}")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path.with_name(f"{path.name}{LONGEST_SUFFIX}"))  # if the name is not too long
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = os.path.realpath(path)
+        tempfile.TemporaryFile(dir=os.path.dirname(target)).close()
+        beginning = _read_beginning(target)
+        same = [other for other in inputs if other is not None and _is_same(target, other)]
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "not a valid path"
+        raise UserError(f"{flag} {shorten([str(path)])}: cannot write there: {reason}") from error
+    if same:
+        raise UserError(f"{flag} {path}: this command reads that file; name another one")
+    if beginning and not beginning.startswith(KINDS.get(kind, (b"",))):
+        raise UserError(f"{flag} {path}: exists and is no {kind}; name another file, or delete it")
+
+
+def check_no_input_below(flag: str, folder: PathText, root: PathText, paths: Iterable[str]) -> None:
+    """Check that a folder for figures is not among the images, where they would be taken for some.
+
+    Args:
+        flag: what named the folder, for the error message.
+        paths: of the images, relative to `root`.
+
+    Raises:
+        UserError: an image is in the folder, or below it.
+    """
+    inside = Path(os.path.relpath(Path(folder).resolve(), Path(root).resolve())).as_posix()
+    if any(path.startswith(f"{inside}/") for path in paths):
+        raise UserError(f"{flag} {folder}: contains images; name another folder")
+
+
+def _read_beginning(path: str) -> bytes:
+    """Return the first bytes of a file, or none if there is no file.
+
+    Raises:
+        OSError: it is not a regular file.
+    """
+    if not os.path.lexists(path):
+        return b""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(0, "is a folder")
+    if not stat.S_ISREG(mode):
+        raise OSError(0, "not a file, but a pipe or a device")
+    with open(path, "rb") as file:
+        return file.read(16)
+
+
+def _is_same(path: str, other: PathText) -> bool:
+    """Return whether two paths are one file, by any link; a missing one is none."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def lock(flag: str, path: PathText) -> Iterator[None]:
+    """Let only one process at a time write a file; `FILE.lock` beside it says which one.
+
+    The system releases the lock of a process that ends, however it ends. Where the file system has
+    no locks, there is none.
+
+    Raises:
+        UserError: another process has the lock, or `FILE.lock` cannot be written.
+    """
+    file = Path(f"{os.fspath(path)}.lock")
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot write {file.name}: {error.strerror}") from error
+    try:
+        _lock_descriptor(descriptor)
+        is_ours = os.path.samestat(os.fstat(descriptor), os.stat(file))
+    except OSError as error:
+        is_ours = error.errno not in (*HELD, errno.ENOENT)
+    if not is_ours:
+        holder = os.read(descriptor, 200).decode(errors="replace")
+        os.close(descriptor)
+        raise UserError(f"{flag} {path}: {holder or 'another process'} is writing it")
+    _remove_temporary_files(Path(path))
+    os.ftruncate(descriptor, 0)
+    text = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%c')},"
+    os.write(descriptor, text.encode())
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            file.unlink()  # while it is locked: another process may not delete a newer one
+        os.close(descriptor)
+
+
+def _remove_temporary_files(path: Path) -> None:
+    """Delete what processes that were killed have left of this file and those beside it."""
+    for file in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp"):
+        number = file.name.split(".")[-2]
+        if number.isdecimal() and not _is_running(int(number)):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # of another user
+    return True
+
+
+def _lock_descriptor(descriptor: int) -> None:
+    """Lock an open file.
+
+    Raises:
+        OSError: another process has locked it (see HELD), or its file system has no locks.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        # Not flock, which the processes that decode images would hold as well.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

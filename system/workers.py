@@ -1,0 +1,97 @@
+"""Load and compute ahead: batches of a dataset by processes, any other results by threads.
+
+torch is imported where processes are needed: predict.py runs without it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from system.messages import UserError
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def load_ahead(
+    dataset: Dataset, batch_size: int, workers: int, collate: Callable[[list], T]
+) -> Iterator[T]:
+    """Yield batches of a dataset, in its order, loaded by processes.
+
+    Batches should hold arrays of numpy, which pass through pipes. Tensors would pass through shared
+    memory, of which containers have little.
+
+    Args:
+        workers: number of processes; 0 loads in this one.
+        collate: joins items into a batch.
+
+    See `failed_worker_is_an_error`.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # so that torch's global one does not change
+    )
+    yield from loader
+
+
+@contextlib.contextmanager
+def failed_worker_is_an_error() -> Iterator[None]:
+    """Raise UserError if a process of `load_ahead` fails: torch raises an error anywhere then."""
+    try:
+        yield
+    except (RuntimeError, OSError, MemoryError) as error:
+        if "DataLoader worker" not in f"{error}":
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        remedy = "try a smaller number of --workers; with 0, there is no other process"
+        raise UserError(f"a process that decodes images has failed: {reason}; {remedy}") from error
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which all processes get, to the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The thread that shares tensors would print a traceback if its connection is then closed.
+    sys.excepthook = lambda *_: None
+
+
+def map_ahead(
+    function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int
+) -> Iterator[R]:
+    """Yield `function(item)` in the order of the items, computed by threads.
+
+    Args:
+        workers: number of threads; 0 computes each result when it is asked for.
+        ahead: number of results that are computed before they are asked for.
+    """
+    if not workers:
+        yield from map(function, items)
+        return
+    pending: collections.deque[Future[R]] = collections.deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

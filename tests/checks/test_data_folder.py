@@ -1,0 +1,180 @@
+"""data_check: leaks, unreadable files, and the report of --check."""
+
+import csv
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from conftest import all_images, assert_error
+from PIL import Image
+
+import utils
+from checks.data_folder import check_data_folder, exclude_images, warn_of_copies
+from system.messages import UserError
+
+# ---------------------------------------------------------------- copies
+
+
+def test_copies_in_two_splits_and_in_two_categories_are_warned_of(own_images, capsys):
+    shutil.copy(own_images / "train" / "a" / "train_0.jpg", own_images / "test" / "b" / "x.jpg")
+    shutil.copy(own_images / "valid" / "a" / "valid_0.jpg", own_images / "test" / "a" / "y.jpg")
+    shutil.copy(own_images / "train" / "b" / "train_1.jpg", own_images / "train" / "a" / "z.jpg")
+    shutil.copy(own_images / "train" / "b" / "train_0.jpg", own_images / "train" / "b" / "ok.jpg")
+    warn_of_copies(utils.read_data_folder(own_images))
+    leaks, conflicts = capsys.readouterr().err.splitlines()
+    assert "2 images are in two splits: the reported accuracy will be too high: " in leaks
+    assert "test/b/x.jpg (train/a/train_0.jpg)" in leaks
+    assert "test/a/y.jpg (valid/a/valid_0.jpg)" in leaks
+    assert "2 images are in two categories; one of the labels is incorrect: " in conflicts
+    assert "test/b/x.jpg (train/a/train_0.jpg)" in conflicts
+    assert "train/b/train_1.jpg (train/a/z.jpg)" in conflicts
+
+
+def test_different_images_of_one_size_are_no_copies(own_images, capsys):
+    size = (own_images / "train" / "b" / "train_1.jpg").stat().st_size
+    (own_images / "valid" / "b" / "same size.jpg").write_bytes(bytes(size))
+    warn_of_copies(utils.read_data_folder(own_images))
+    assert capsys.readouterr().err == ""
+
+
+def test_links_without_a_target_and_circular_links_are_reported(own_images):
+    folder = own_images / "train" / "a"
+    (folder / "circle.jpg").symlink_to("circle.jpg")
+    (folder / "nowhere.jpg").symlink_to("nothing")
+    (folder / "up").symlink_to("..")
+    (folder / "good.jpg").symlink_to("train_0.jpg")
+    data = utils.read_data_folder(own_images)
+    assert list(data.class_to_idx) == ["a", "b"]
+    assert set(data.failures) == {"train/a/circle.jpg", "train/a/nowhere.jpg"}
+    assert all(f"{own_images}/{path}: " in reason for path, reason in data.failures.items())
+    readable = exclude_images(data, data.failures).paths["train"]
+    assert [path for path in readable if "/up/" not in path] == [
+        f"train/{name}.jpg"
+        for name in ("a/good", "a/train_0", "a/train_1", "b/train_0", "b/train_1")
+    ]
+
+
+# ---------------------------------------------------------------- images that are left out
+
+
+def test_files_that_cannot_be_images_are_left_out(own_images, capsys):
+    (own_images / "test" / "a" / "empty.jpg").touch()
+    os.mkfifo(own_images / "test" / "a" / "pipe.jpg")
+    data = utils.read_data_folder(own_images)
+    assert set(data.failures) == {"test/a/empty.jpg", "test/a/pipe.jpg"}
+    readable = exclude_images(data, data.failures)
+    assert (readable.paths["test"], readable.labels["test"]) == (
+        ["test/a/test_0.jpg", "test/b/test_0.jpg"],
+        [0, 1],
+    )
+    for split in ("train", "valid"):
+        assert readable.paths[split] == data.paths[split]
+        assert readable.labels[split] == data.labels[split]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("left out" in line for line in lines)
+    with pytest.raises(UserError, match=r"empty.jpg: empty \(--strict\)$"):
+        exclude_images(data, data.failures, strict=True)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("split", "reason"),
+    [("train", "train/b: none of its images"), ("valid", "valid: none of its images")],
+)
+def test_no_readable_image_is_an_error(own_images, split, reason):
+    data = utils.read_data_folder(own_images)
+    failures = {p: f"{p}: bad" for p in data.paths[split] if split == "valid" or "/b/" in p}
+    with pytest.raises(UserError, match=reason):
+        exclude_images(data, failures)
+
+
+# ---------------------------------------------------------------- the report
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_view", "views", "printed"),
+    [
+        (0.00123, 1, "8 views in about 0.0098 seconds"),
+        (12.3456, 1, "8 views in about 99 seconds"),
+        (98765.4, 1, "8 views in about 790000 seconds"),
+        (1e6, 1, "8 views in about 8000000 seconds"),
+        (0.2, 3, "16 views in about 3.2 seconds"),  # 3 x 4 of train, 2 of valid, 2 of test
+    ],
+)
+def test_the_estimate_has_two_significant_digits(
+    own_images, tmp_path, capsys, seconds_per_view, views, printed
+):
+    (own_images / "train" / "a" / "broken.jpg").write_text("not an image")
+    (own_images / "test" / "a" / "broken.jpg").write_text("not an image")
+    measured = []
+
+    def measure(paths):
+        measured.extend(paths)
+        return seconds_per_view
+
+    images = utils.list_images(own_images)
+    check_data_folder(str(own_images), images, views, measure, str(tmp_path / "report.csv"))
+    assert f"features: {printed} on this machine\n" in capsys.readouterr().out
+    assert measured == [f"train/{c}/train_{n}.jpg" for c in ("a", "b") for n in (0, 1)]
+    with open(tmp_path / "report.csv", newline="") as file:
+        *_, last = csv.reader(file)
+    assert last == ["seconds", "", "", "", printed.split()[-2], *[""] * 7]
+
+
+def test_without_a_readable_image_of_train_nothing_is_measured(own_images, capsys):
+    for path in all_images(own_images):
+        if path.startswith("train"):
+            (own_images / path).write_text("not an image")
+
+    def measure(paths):
+        raise AssertionError("no image to measure")
+
+    with pytest.raises(UserError, match="training would refuse it: no image for train in"):
+        check_data_folder(str(own_images), utils.list_images(own_images), 2, measure)
+    assert "features: 4 views in about 0 seconds" in capsys.readouterr().out
+
+
+def test_check_reports_and_trains_nothing(tiny, call, own_images, tmp_path):
+    (own_images / "train" / "a" / "broken.jpg").write_text("not an image")
+    (own_images / "valid" / "rose").mkdir()
+    table = tmp_path / "report.csv"
+    done = call("train.py", "--data_dir", own_images, "--arch", tiny, "--check", table)
+    assert_error(done, "training would refuse it: train has no category 'rose', but valid has")
+    assert re.search(r"train +5 images +2 categories, of 2 \(b\) to 3 \(a\)", done.stdout)
+    assert "unknown category: 1: valid/rose (not in train)" in done.stdout
+    assert re.search(r"unreadable: 1: train/a/broken.jpg \(not an image", done.stdout)
+    seconds = re.search(r"features: 8 views in about (\S+) seconds on this machine", done.stdout)[1]
+    assert float(seconds) > 0
+    assert "--output_cat 2" in done.stdout
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["path"] for r in rows if r["finding"] == "unreadable"] == ["train/a/broken.jpg"]
+    counts = {(r["split"], r["category"]): r["detail"] for r in rows if r["finding"] == "images"}
+    assert counts["train", "a"] == "3" and counts["valid", "rose"] == "0"
+    assert (rows[-1]["finding"], rows[-1]["detail"]) == ("seconds", seconds)
+    assert sorted(os.listdir(tmp_path)) == ["own images", "report.csv"]
+
+
+def test_check_without_a_file_prints_only(tiny, call, own_images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = call("train.py", "--data_dir", own_images, "--arch", tiny, "--check")
+    assert done.returncode == 0 and done.stderr == ""
+    assert re.search(r"below 224 pixels: 8: train/a/train_0.jpg \(100 x 90\), ", done.stdout)
+    assert sorted(os.listdir(tmp_path)) == ["own images"]
+
+
+def test_a_report_that_cannot_be_written_is_named(tiny, call, own_images, tmp_path):
+    (tmp_path / "file").touch()
+    target = tmp_path / "file" / "report.csv"
+    done = call("train.py", "--data_dir", own_images, "--arch", tiny, "--check", target)
+    assert_error(done, target)
+
+
+def test_pixels_whose_meaning_is_uncertain_are_a_finding(tiny, own_images, call):
+    dark = own_images / "train" / "a" / "dark.png"
+    Image.fromarray(np.full((300, 300), 2000, np.uint16)).save(dark)
+    done = call("train.py", "--data_dir", own_images, "--arch", tiny, "--check")
+    assert done.returncode == 0
+    assert "pixels: 1: train/a/dark.png (comes out nearly black)" in done.stdout

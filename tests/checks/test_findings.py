@@ -1,0 +1,125 @@
+"""findings: lines and tables of what was noticed about files, and reading paths from tables."""
+
+import csv
+
+import pytest
+
+from checks.findings import (
+    File,
+    Finding,
+    compare,
+    find_copies,
+    format_findings,
+    read_paths,
+    write_findings,
+    write_unreadable,
+)
+from system.messages import UserError
+
+# ---------------------------------------------------------------- findings
+
+
+def test_each_kind_has_a_line_with_the_first_ones():
+    findings = [Finding("long", "train", "a", f"train/a/{i}.jpg", "900 x 20") for i in range(7)]
+    findings.insert(1, Finding("empty category", "train", "b\nc", detail="no image"))
+    first, second = format_findings(findings)
+    assert first.startswith("long: 7: train/a/0.jpg (900 x 20), train/a/1.jpg (900 x 20), ")
+    assert first.count("900 x 20") == 5 and first.endswith(", ...")
+    assert second == "empty category: 1: train/b c (no image)"
+
+
+def test_a_table_has_what_a_finding_has(tmp_path):
+    suspect = Finding("suspect label", "train", "a", "a, b.jpg", "text", 3, 0.0, "b", 0.75)
+    write_findings(tmp_path / "table.csv", [suspect, Finding("seconds", detail="12")])
+    with open(tmp_path / "table.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert first == {
+        "finding": "suspect label",
+        "split": "train",
+        "category": "a",
+        "path": "a, b.jpg",
+        "detail": "text",
+        "rank": "3",
+        "probability": "0.000000",
+        "suggested": "b",
+        "suggested_probability": "0.750000",
+        "other_path": "",
+        "distance": "",
+        "novelty": "",
+    }
+    assert {name: value for name, value in second.items() if value} == {
+        "finding": "seconds",
+        "detail": "12",
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        (File("train", "a", "x"), "x"),
+        (File("test", "a", "x"), "in another split: x"),
+        (File("train", "b", "x"), "in another category: x"),
+        (File("test", "b", "x"), "in another split and category: x"),
+    ],
+)
+def test_a_similar_file_is_in_the_same_place_or_in_another(other, text):
+    assert compare(File("train", "a", "y"), other) == text
+
+
+def test_copies_are_found_by_their_digest():
+    files = [File("train", "a", path) for path in "vwxyz"]
+    digests = {"v": "1", "w": "2", "x": "1", "y": "1"}  # z cannot be read
+    assert find_copies(files, digests) == {files[2]: files[0], files[3]: files[0]}
+
+
+def test_unreadable_images_are_listed_and_the_list_of_an_earlier_run_is_deleted(tmp_path):
+    failures = {
+        "train/a/1.jpg": "/data/train/a/1.jpg: empty",
+        "train/a/2, 3.jpg": '/data/train/a/2, 3.jpg: "damaged"',
+    }
+    path = tmp_path / "model.unreadable.csv"
+    write_unreadable(path, failures)
+    with open(path, newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"path": "train/a/1.jpg", "reason": "empty"},
+            {"path": "train/a/2, 3.jpg", "reason": '"damaged"'},
+        ]
+    write_unreadable(path, {})
+    assert not path.exists()
+    write_unreadable(path, {})
+
+
+# ---------------------------------------------------------------- paths
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'finding,path\nlong,"a, b/ü.jpg"\nseconds,\nlong,c.jpg\n',
+        "path;finding\na, b/ü.jpg;long\nc.jpg;long\n",
+        "finding\tpath\r\nlong\ta, b/ü.jpg\r\nlong\tc.jpg\r\n",
+        "a, b/ü.jpg\r\n\r\nc.jpg",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_paths_are_read_from_tables_of_spreadsheets_and_from_lists(tmp_path, text, encoding):
+    (tmp_path / "list.csv").write_bytes(text.encode(encoding))
+    assert read_paths(tmp_path / "list.csv") == ["a, b/ü.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file"),
+        (b"", "empty"),
+        (b"\xff\xfe,\x00", "save it as UTF-8"),
+        (b"finding,path\nseconds,\n", "no path in it"),
+        (b"\n \n", "no path in it"),
+        (b"path,x\n" + b"a" * 200_000, "not a CSV file"),
+    ],
+)
+def test_a_file_without_paths_is_a_users_error(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "list.csv").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_paths(tmp_path / "list.csv")

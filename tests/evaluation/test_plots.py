@@ -1,0 +1,424 @@
+"""plots: every figure shows the numbers that it was given, and its texts can be read."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from conftest import ROOT, draw
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from evaluation import plots
+from evaluation.metrics import metrics
+
+OXFORD = list(json.loads((ROOT / "cat_to_name.json").read_text()).values())
+LONG = "the long name of a category that somebody has made up, of 70 characters"
+UNBROKEN = f"{'x' * 150}.jpg"
+HISTORY = [
+    {"epoch": 1, "train_loss": 2.0, "valid_loss": 1.5, "valid_accuracy": 0.5},
+    {"epoch": 2, "train_loss": 1.2, "valid_loss": 0.7, "valid_accuracy": 0.9},
+    {"epoch": 3, "train_loss": 1.1, "valid_loss": 0.8, "valid_accuracy": 0.8},
+]
+
+
+# ---------------------------------------------------------------- looking at a figure
+
+
+@pytest.fixture
+def look(tmp_path):
+    """Save a figure as PNG; returns its pixels and its texts, which must not overlap."""
+
+    def at(figure):
+        texts = []
+
+        def draw_figure(figure, renderer, plain=Figure.draw):
+            texts.clear()  # a figure is drawn twice, to lay it out first
+            plain(figure, renderer)
+
+        def draw_text(text, renderer, plain=Text.draw):
+            plain(text, renderer)
+            if text.get_visible() and text.get_text().strip():
+                texts.append((text.get_text(), text.get_window_extent(renderer)))
+
+        with patch.object(Text, "draw", draw_text), patch.object(Figure, "draw", draw_figure):
+            figure.savefig(tmp_path / "figure.png")
+        boxes = np.array([box.extents for _, box in texts])  # left, bottom, right, top; pixels
+        assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= figure.bbox.size).all()
+        gaps = np.maximum(boxes[:, None, :2], boxes[None, :, :2]) >= np.minimum(
+            boxes[:, None, 2:], boxes[None, :, 2:]
+        )
+        for first, second in np.argwhere(~gaps.any(2)):
+            assert first == second, f"{texts[first][0]!r} overlaps {texts[second][0]!r}"
+        assert pyplot.get_fignums() == []
+        with Image.open(tmp_path / "figure.png") as image:
+            return np.asarray(image.convert("RGB")), [text for text, _ in texts]
+
+    return at
+
+
+def labels_of(axis):
+    """Return the texts at an axis's ticks."""
+    return [label.get_text().replace("\n", " ") for label in axis.get_ticklabels()]
+
+
+def widths_of(ax):
+    """Return the lengths of horizontal bars, from the top."""
+    bars = sorted(ax.patches, key=lambda bar: bar.get_y())
+    return [bar.get_width() for bar in (bars if ax.yaxis_inverted() else bars[::-1])]
+
+
+def confused(num_classes, count=500):
+    """Return labels and predictions (count,); about one in five is incorrect."""
+    rng = np.random.default_rng(num_classes)
+    labels, others = rng.integers(0, num_classes, (2, count))
+    return labels, np.where(rng.random(count) < 0.8, labels, others)
+
+
+# ---------------------------------------------------------------- all figures
+
+
+def drawings():
+    """Return arguments of each function; all of them are lists or arrays."""
+    image, rng = np.asarray(draw(0, 0)), np.random.default_rng(0)
+    correct, probs = rng.random(50) < 0.8, rng.random(50)
+    eces = {"ece_before": 0.1, "ece_after": 0.02, "temperature": 0.7}
+    return {
+        plots.learning_curves: ([HISTORY, 2], {}),
+        plots.confusion_matrix: ([*confused(5), OXFORD[:5]], {}),
+        plots.mistakes_gallery: ([[image], ["1.jpg"], ["iris"], ["rose"], [0.9]], {}),
+        plots.image_grid: ([[image] * 2, ["iris", "rose"]], {"title": "Two"}),
+        plots.prediction_bars: ([image, ["iris", "rose"], [0.9, 0.1]], {}),
+        plots.category_counts: ([[3, 5], ["iris", "rose"], "train"], {}),
+        plots.heat_map: ([image, rng.random((14, 14)), "iris"], {}),
+        plots.reliability_diagram: ([correct, probs, probs**2], eces),
+        plots.novelty_histogram: ([probs, {"a car": 1e-9}, 0.003, "test"], {}),
+    }
+
+
+@pytest.mark.parametrize("function", drawings(), ids=lambda function: function.__name__)
+def test_a_figure_is_the_same_each_time_and_its_inputs_do_not_change(look, function):
+    args, keywords = drawings()[function]
+    before = copy.deepcopy(args)
+    first, texts = look(function(*args, **keywords))
+    second, _ = look(function(*args, **keywords))
+    assert np.array_equal(first, second) and first.std() > 0 and texts
+    np.testing.assert_equal(args, before)
+
+
+def test_every_function_is_among_the_drawings():
+    own = {f for name, f in vars(plots).items() if getattr(f, "__module__", "") == "plots"}
+    assert {f for f in own if callable(f) and f.__name__[0] != "_"} == set(drawings())
+
+
+def test_neither_a_display_nor_torch_nor_another_room_is_needed(tmp_path):
+    code = """if True:
+        import sys
+        import plots
+        plots.category_counts([3, 5], ["iris", "rose"], "train").savefig(sys.argv[1])
+        rooms = {"train", "predict", "model", "utils", "features", "fitting", "report"}
+        print(*(rooms | {"data_check", "torch"}) & set(sys.modules))
+    """
+    env = {name: value for name, value in os.environ.items() if "DISPLAY" not in name}
+    env |= {"MPLBACKEND": "tkagg", "PYTHONPATH": str(ROOT)}  # a backend that needs a display
+    command = [sys.executable, "-c", code, str(tmp_path / "figure.png")]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+# ---------------------------------------------------------------- learning curves
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 100])
+def test_learning_curves_show_the_history_and_mark_the_epoch_used(look, epochs):
+    rng = np.random.default_rng(0)
+    history = HISTORY[:epochs] if epochs < 100 else []
+    for epoch in range(1, epochs + 1 if not history else 1):
+        row = dict(zip(list(HISTORY[0])[1:], rng.random(3).tolist(), strict=True))
+        history.append({"epoch": epoch} | row)
+    used = max(1, epochs - 1)
+    figure = plots.learning_curves(history, used)
+    _, texts = look(figure)
+    loss, accuracy = figure.axes
+    columns = {key: [row[key] for row in history] for key in history[0]}
+    for line, key in zip(
+        [*loss.lines[:2], accuracy.lines[0]],
+        ["train_loss", "valid_loss", "valid_accuracy"],
+        strict=True,
+    ):
+        assert list(line.get_xdata()) == columns["epoch"]
+        assert list(line.get_ydata()) == columns[key]
+    for ax, names in ((loss, ["train, labels smoothed", "valid"]), (accuracy, ["valid"])):
+        assert list(ax.lines[-1].get_xdata()) == [used, used]
+        legend = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert legend == [*names, f"used: epoch {used}"]
+        low, high = ax.get_ylim()
+        assert all(low <= y <= high for line in ax.lines[:-1] for y in line.get_ydata())
+        assert ax.get_xlim()[0] < 1 and epochs < ax.get_xlim()[1]
+    ticks = [text for text in texts if text.isdigit()]
+    assert ticks and all(1 <= int(text) <= epochs or text == "0" for text in ticks)
+    assert f"{columns['valid_accuracy'][used - 1]:.1%}" in accuracy.get_title()
+
+
+def test_an_epoch_used_that_is_not_in_the_history_is_an_error():
+    with pytest.raises(ValueError):
+        plots.learning_curves(HISTORY, 4)
+
+
+# ---------------------------------------------------------------- confusion matrix
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 17, 102])
+def test_the_confusion_matrix_counts_and_names(look, num_classes):
+    names = OXFORD[:num_classes]
+    labels, predictions = confused(num_classes)
+    figure = plots.confusion_matrix(labels, predictions, names)
+    _, texts = look(figure)
+    counts = np.zeros((num_classes, num_classes), int)
+    for label, prediction in zip(labels, predictions, strict=True):
+        counts[label, prediction] += 1
+    ax, bar = figure.axes
+    shares = ax.images[0].get_array()
+    assert np.allclose(shares, counts / counts.sum(1, keepdims=True))
+    assert labels_of(ax.yaxis) == names and labels_of(ax.xaxis) == names
+    assert list(ax.get_xticks()) == list(ax.get_yticks()) == list(range(num_classes))
+    assert ax.yaxis_inverted()  # the first category is on top
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted category", "true category")
+    assert "share" in bar.get_ylabel()
+    assert any(f"{np.trace(counts)} of 500 images correct" in text for text in texts)
+    numbers = {text.get_position()[::-1]: text.get_text() for text in ax.texts}
+    cells = np.argwhere(counts).tolist() if num_classes <= 17 else []
+    assert numbers == {(row, column): str(counts[row, column]) for row, column in cells}
+    sizes = [tick.get_size() for tick in ax.get_xticklabels() + ax.get_yticklabels()]
+    assert min(sizes) >= 7  # points; smaller is not legible
+    assert ax.bbox.width == pytest.approx(ax.bbox.height, rel=0.15)  # cells are nearly square
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 17])
+def test_long_names_and_categories_without_images_fit_a_confusion_matrix(look, num_classes):
+    names = [LONG] * num_classes
+    figure = plots.confusion_matrix(np.array([1, 1]), np.array([0, 1]), names)
+    _, texts = look(figure)
+    assert sum("…" in text for text in texts) >= num_classes
+    shares = figure.axes[0].images[0].get_array()
+    assert np.isfinite(np.ma.getdata(shares)).all()
+    assert shares[1, :2].tolist() == [0.5, 0.5] and shares.sum() == 1
+    look(plots.confusion_matrix(np.array([1]), np.array([0]), [LONG, *OXFORD[1:num_classes]]))
+
+
+def test_a_prediction_without_a_name_is_an_error():
+    with pytest.raises(IndexError):
+        plots.confusion_matrix(np.array([0, 1]), np.array([0, 2]), ["iris", "rose"])
+
+
+# ---------------------------------------------------------------- images
+
+
+def test_without_mistakes_the_gallery_says_so(look):
+    _, texts = look(plots.mistakes_gallery([], [], [], [], []))
+    assert texts == ["No mistakes: every prediction is correct"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_the_gallery_shows_each_mistake_with_its_texts(look, count):
+    images = [draw(n % 4, n, 60 + 20 * (n % 3), 90) for n in range(count)]
+    files = ["1/one.jpg", UNBROKEN, f"54/{LONG}, {LONG}.jpg", *[f"{n}.jpg" for n in range(12)]]
+    true, predicted = [OXFORD[0], LONG, *OXFORD[1:]][:count], [OXFORD[-1], *OXFORD[40:]][:count]
+    probs = [1 - 0.05 * n for n in range(count)]
+    figure = plots.mistakes_gallery(images, files[:count], true, predicted, probs)
+    look(figure)
+    assert len(figure.axes) == count and "mistakes" in figure.get_suptitle()
+    for n, ax in enumerate(figure.axes):
+        assert np.array_equal(ax.images[0].get_array(), np.asarray(images[n]))
+        start, end = ax.get_title().replace("\n", " ").split(" label: ")
+        assert start == f"{probs[n]:.0%} {predicted[n]}"
+        for text, full in ((end, true[n]), (ax.get_xlabel(), files[n])):
+            if len(full) < 32:
+                assert text == full
+            else:
+                assert text[:9] == full[:9] and "…" in text and text[-9:] == full[-9:]
+
+
+@pytest.mark.parametrize("longer", range(5))
+def test_galleries_of_unequal_lists_are_errors(longer):
+    lists = [[draw(0, 0)], ["1.jpg"], ["iris"], ["rose"], [0.5]]
+    lists[longer] = lists[longer] * 2
+    with pytest.raises(ValueError):
+        plots.mistakes_gallery(*lists)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 17, 42])
+def test_a_grid_has_rows_of_images_below_their_titles(look, count):
+    images = [draw(n % 4, n, 30 + 8 * (n % 3), 40) for n in range(count)]
+    figure = plots.image_grid(images, OXFORD[:count], title="Flowers", columns=5)
+    _, texts = look(figure)
+    titles = [ax.get_title().replace("\n", " ") for ax in figure.axes]
+    assert titles == OXFORD[:count] and "Flowers" in texts
+    for n, ax in enumerate(figure.axes):
+        cell = ax.get_subplotspec()
+        assert (cell.rowspan.start, cell.colspan.start) == divmod(n, 5)
+        assert ax.bbox.width == pytest.approx(ax.bbox.height, rel=0.02)
+        assert np.array_equal(ax.images[0].get_array(), np.asarray(images[n]))
+
+
+@pytest.mark.parametrize("size", [(80, 30), (30, 80), (50, 50), (51, 50)])
+def test_an_image_is_drawn_complete_upright_and_in_proportion(look, size):
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[:, :, 2] = 255
+    pixels[: size[1] // 2, :, :] = (255, 0, 0)  # the upper half
+    figure = plots.image_grid([Image.fromarray(pixels)], ["iris"])
+    drawn, _ = look(figure)
+    red, blue = (np.argwhere((drawn == color).all(2)) for color in [(255, 0, 0), (0, 0, 255)])
+    assert red.max(0)[0] < blue.min(0)[0]
+    height, width = blue.max(0) - red.min(0) + 1
+    assert max(height, width) > 100  # of 200 pixels
+    assert width / height == pytest.approx(size[0] / size[1], rel=0.04)
+
+
+def test_a_gray_image_is_drawn_in_gray(look):
+    figure = plots.image_grid([np.full((20, 20), 100, np.uint8)], ["iris"])
+    drawn, _ = look(figure)
+    assert (drawn[len(drawn) // 2, drawn.shape[1] // 2] == 100).all()
+
+
+# ---------------------------------------------------------------- bars
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 10])
+def test_bars_are_as_long_as_probabilities(look, k):
+    names = ["bishop of llandaff", LONG, "iris", "iris", *OXFORD][:k]
+    probs = np.array([0.5, 0.2, 0.1, 0.05, *[0.01] * 6][:k])
+    figure = plots.prediction_bars(draw(0, 0), names, probs, f"test/1/{UNBROKEN}")
+    _, texts = look(figure)
+    photo, ax = figure.axes
+    assert widths_of(ax) == pytest.approx(probs)
+    for label, name in zip(labels_of(ax.yaxis), names, strict=True):
+        assert label == name or (name == LONG and label[:9] == name[:9] and "…" in label)
+    assert [text for text in texts if text in {f"{p:.1%}" for p in probs}] == [
+        f"{p:.1%}" for p in probs
+    ]
+    assert ax.get_xlim() == (0, 1.15)
+    assert photo.get_title() == "bishop of llandaff: 50.0%"
+    assert photo.get_xlabel().startswith("test/1/xx")
+    assert np.array_equal(photo.images[0].get_array(), np.asarray(draw(0, 0)))
+
+
+def test_a_certain_prediction_and_unusual_names_fit(look):
+    names = ["a $1 and $2 flower", "\udcff name", ""]
+    figure = plots.prediction_bars(draw(0, 0), names, [1.0, 0.0, 0.0])
+    _, texts = look(figure)
+    assert texts.count("0.0%") == 2
+    assert r"a \$1 and \$2 flower: 100.0%" in texts and "? name" in texts
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 17, 102])
+def test_counts_are_bars_from_the_largest_to_the_smallest(look, num_classes):
+    counts = np.random.default_rng(0).integers(0, 60, num_classes).tolist()
+    names = OXFORD[:num_classes]
+    figure = plots.category_counts(counts, names, "train")
+    _, texts = look(figure)
+    pairs = sorted(zip(counts, names, strict=True), key=lambda pair: -pair[0])
+    assert widths_of(figure.axes[0]) == [count for count, _ in pairs]
+    assert labels_of(figure.axes[0].yaxis) == [name for _, name in pairs]
+    assert [text.get_text() for text in figure.axes[0].texts] == [str(c) for c, _ in pairs]
+    assert f"train: {sum(counts)} images of {num_classes} categories" in texts
+    assert min(tick.get_size() for tick in figure.axes[0].get_yticklabels()) >= 7
+
+
+# ---------------------------------------------------------------- heat map and calibration
+
+
+def test_the_heat_is_where_the_map_has_it_and_is_smooth(look):
+    heat = np.zeros((14, 14))
+    heat[1:4, 9:13] = 1  # at the top right
+    image = np.full((120, 160, 3), 128, np.uint8)
+    figure = plots.heat_map(image, heat, "iris")
+    drawn, texts = look(figure)
+    plain, overlay, bar = figure.axes
+    assert np.array_equal(plain.images[0].get_array(), image) and len(plain.images) == 1
+    assert overlay.images[1].get_extent() == overlay.images[0].get_extent()
+    assert "locations that support iris" in texts
+    assert {"none", "most"} <= set(labels_of(bar.yaxis))
+    # Pixels of the image (y, x) -> colors of the figure.
+    y, x = np.mgrid[0:120, 0:160]
+    pixels = overlay.transData.transform(np.stack([x, y], -1).reshape(-1, 2)).astype(int)
+    colors = drawn[len(drawn) - 1 - pixels[:, 1], pixels[:, 0]].reshape(120, 160, 3)
+    heat = np.ptp(colors, axis=2).astype(int)  # the image is gray: color is heat
+    top, left = np.unravel_index(heat.argmax(), heat.shape)
+    assert 120 * 1 / 14 <= top <= 120 * 4 / 14 and 160 * 9 / 14 <= left <= 160 * 13 / 14
+    assert heat[60:].max() < 5 and heat[top, left] > 100
+    steps = np.abs(np.diff(heat[top, 2:-2]))
+    assert steps.max() < np.ptp(heat) / 4  # without smoothing, one step is all of it
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def test_the_reliability_diagram_shows_shares_and_the_models_calibration_error(look):
+    rng = np.random.default_rng(0)
+    logits, labels = 2 * rng.standard_normal((400, 4)), rng.integers(0, 4, 400)
+    labels[:250] = logits[:250].argmax(1)
+    correct = logits.argmax(1) == labels
+    eces = [metrics(logits / t, labels)["ece"] for t in (1, 2)]
+    probs = [softmax(logits / t).max(1) for t in (1, 2)]
+    figure = plots.reliability_diagram(
+        correct, *probs, ece_before=eces[0], ece_after=eces[1], temperature=2
+    )
+    _, texts = look(figure)
+    top, bottom = figure.axes
+    assert np.array_equal(top.lines[0].get_data(), [[0, 1], [0, 1]])
+    for dots, stairs, given, ece in zip(top.collections, bottom.patches, probs, eces, strict=True):
+        counts, edges = stairs.get_data()[:2]
+        assert np.allclose(edges, np.arange(16) / 15)
+        assert counts.tolist() == np.histogram(given, edges)[0].tolist()
+        x, y = np.asarray(dots.get_offsets()).T
+        bins = np.digitize(given, edges) - 1
+        assert y == pytest.approx([correct[bins == k].mean() for k in range(15) if counts[k]])
+        assert np.argmax(dots.get_sizes()) == np.argmax(counts[counts > 0])
+        assert (counts[counts > 0] * np.abs(x - y)).sum() / 400 == pytest.approx(ece)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == [
+        "perfect",
+        f"without temperature: ECE {eces[0]:.1%}",
+        f"with temperature 2.00: ECE {eces[1]:.1%}",
+    ]
+    assert "Calibration of 400 predictions (large dots: many)" in texts
+
+
+def test_certain_predictions_are_in_the_last_bin(look):
+    ones = np.ones(3, np.float32)
+    correct = np.array([True, True, False])
+    eces = {"ece_before": 1 / 3, "ece_after": 1 / 3, "temperature": 1.0}
+    figure = plots.reliability_diagram(correct, ones, ones, **eces)
+    look(figure)
+    assert figure.axes[1].patches[0].get_data()[0].tolist() == [0] * 14 + [3]
+    assert figure.axes[0].collections[0].get_offsets().tolist() == [[1, 2 / 3]]
+
+
+def test_the_novelty_histogram_counts_images_and_marks_single_ones(look):
+    novelty = [0.0, 0.0005, 0.02, 0.5, 0.6, 1.0]
+    marked = {"the car": 0.0, "the rose": 0.25}
+    figure = plots.novelty_histogram(novelty, marked, 0.003, "images of test")
+    look(figure)
+    [ax] = figure.axes
+    bars = [(bar.get_x(), bar.get_x() + bar.get_width(), bar.get_height()) for bar in ax.patches]
+    assert sum(height for *_, height in bars) == len(novelty)
+    assert bars[0][2] == 1  # 0 is drawn at the lowest value
+    assert sum(height for left, *_, height in bars if left > 0.1) == 3
+    lines = [line.get_xdata()[0] for line in ax.lines]
+    assert lines == pytest.approx([bars[0][0], 0.25, 0.003], rel=1e-6)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == [
+        "images of test",
+        "the car: 0",
+        "the rose: 0.25",
+        "reported if below 0.003",
+    ]

@@ -1,0 +1,252 @@
+"""image_files/decoding.py: what pixels mean, good pixels with invalid metadata, colors."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from image_files.decoding import decode
+from system.messages import UserError
+
+SIDE = 64
+RAMP = np.add.outer(np.arange(SIDE), np.arange(SIDE)) * 2  # (64, 64), 0-252, as seen by people
+
+
+def read(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Decode an image: its pixels as int, and the reported lines."""
+    lines: list[str] = []
+    return np.asarray(decode(path, 512, lines.append)).astype(int), lines
+
+
+def tiff(path: Path, data: bytes, bits: int, sample_format: int = 1, photometric: int = 1, **tags):
+    """Write an uncompressed gray TIFF of 64 x 64 pixels; `tags` are t341=... for tag 341."""
+    entries = {256: (3, SIDE), 257: (3, SIDE), 258: (3, bits), 259: (3, 1), 262: (3, photometric)}
+    entries |= {277: (3, 1), 278: (3, SIDE), 279: (4, len(data)), 339: (3, sample_format)}
+    entries |= {int(name[1:]): (3, value) for name, value in tags.items()}
+    entries[273] = (4, 8 + 2 + 12 * (len(entries) + 1) + 4)
+    directory = b"".join(
+        struct.pack("<HHI", tag, kind, 1) + struct.pack("<I" if kind == 4 else "<Hxx", value)
+        for tag, (kind, value) in sorted(entries.items())
+    )
+    header = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
+    path.write_bytes(header + data)
+
+
+def packed_12(values: np.ndarray) -> bytes:
+    """Pack 12-bit values, two in three bytes, the high bits first."""
+    pairs = values.reshape(-1, 2).astype(np.uint32)
+    return b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in pairs.tolist())
+
+
+TIFFS = {
+    "12 bits, packed": lambda p: tiff(p, packed_12(RAMP * 16 + 8), 12),
+    "16 bits": lambda p: tiff(p, (RAMP * 257).astype("<u2").tobytes(), 16),
+    "16 bits, white is zero": lambda p: tiff(
+        p, (65535 - RAMP * 257).astype("<u2").tobytes(), 16, photometric=0
+    ),
+    "16 bits, signed": lambda p: tiff(p, (RAMP * 128).astype("<i2").tobytes(), 16, 2),
+    "12 of 16 bits by its tag": lambda p: tiff(
+        p, (RAMP * 16).astype("<u2").tobytes(), 16, t281=4080
+    ),
+    "float, 0-1": lambda p: tiff(p, (RAMP / 255).astype("<f4").tobytes(), 32, 3),
+    "float, 0-255": lambda p: tiff(p, RAMP.astype("<f4").tobytes(), 32, 3),
+}
+
+
+@pytest.mark.parametrize("kind", TIFFS)
+def test_gray_values_mean_what_the_tags_say(tmp_path, kind):
+    TIFFS[kind](tmp_path / "a.tif")
+    pixels, lines = read(tmp_path / "a.tif")
+    assert np.abs(pixels - RAMP[..., None]).max() <= 2 and lines == []
+
+
+@pytest.mark.parametrize("maximum", [1, 255])
+def test_a_pixel_above_the_range_is_clipped_and_changes_no_other(tmp_path, maximum):
+    values = RAMP * (maximum / 255)
+    values[0, 0] = maximum * 1.01
+    tiff(tmp_path / "a.tif", values.astype("<f4").tobytes(), 32, 3)
+    pixels, _ = read(tmp_path / "a.tif")
+    assert pixels[0, 0].tolist() == [255] * 3
+    assert np.abs(pixels - RAMP[..., None])[1:].max() <= 1
+
+
+def test_where_no_tag_says_the_range_it_is_guessed_and_reported(tmp_path):
+    tiff(tmp_path / "a.tif", RAMP.astype("<i4").tobytes(), 32, 2)
+    pixels, [line] = read(tmp_path / "a.tif")
+    assert np.abs(pixels - RAMP[..., None]).max() <= 1
+    assert str(tmp_path / "a.tif") in line and "255" in line
+    tiff(tmp_path / "b.tif", RAMP.astype("<u2").tobytes(), 16)
+    pixels, [line] = read(tmp_path / "b.tif")
+    assert np.abs(pixels - RAMP[..., None]).max() <= 1 and "b.tif" in line
+
+
+@pytest.mark.parametrize(("offset", "word"), [(0, "black"), (62000, "white")])
+def test_an_image_that_is_nearly_black_or_white_is_reported(tmp_path, offset, word):
+    Image.fromarray((RAMP * 12 + offset).astype(np.uint16)).save(tmp_path / "a.png")
+    pixels, [line] = read(tmp_path / "a.png")
+    assert abs(pixels.max() - (252 * 12 + offset) / 257) <= 1  # not rescaled
+    assert "a.png" in line and f"nearly {word}" in line
+
+
+def test_values_that_are_not_finite_are_ignored_unless_all_are(tmp_path):
+    values = RAMP / 255
+    values[0, :3] = np.nan, np.inf, -np.inf
+    tiff(tmp_path / "a.tif", values.astype("<f4").tobytes(), 32, 3)
+    pixels, _ = read(tmp_path / "a.tif")
+    assert np.abs(pixels - RAMP[..., None])[1:].max() <= 1
+    tiff(tmp_path / "b.tif", np.full((SIDE, SIDE), np.nan, "<f4").tobytes(), 32, 3)
+    with pytest.raises(UserError, match="no finite pixel"):
+        read(tmp_path / "b.tif")
+
+
+# ---------------------------------------------------------------- good pixels
+
+
+def photo(size: tuple[int, int] = (150, 120)) -> Image.Image:
+    """Draw an image of soft colors, which JPEG changes little."""
+    x = np.linspace(0, 1, size[0])[None, :, None]
+    y = np.linspace(0, 1, size[1])[:, None, None]
+    waves = np.sin(x * [5, 9, 2] + y * [3, 1, 8]) * 110 + 128
+    return Image.fromarray(waves.round().astype(np.uint8))
+
+
+def png_with(chunk: bytes, content: bytes, flipped: int = 0) -> bytes:
+    """Return a PNG with an additional chunk before its pixels."""
+    file = io.BytesIO()
+    photo().save(file, "PNG")
+    png = file.getvalue()
+    body = chunk + content
+    extra = struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body) ^ flipped)
+    return png[:33] + extra + png[33:]
+
+
+LARGE_TEXT = b"key\0\0" + zlib.compress(bytes(3 * 2**20))
+PNGS = {
+    "3 MB of compressed text": (b"zTXt", LARGE_TEXT),
+    "3 MB of compressed color profile": (b"iCCP", LARGE_TEXT),
+    "EXIF data of garbage": (b"eXIf", b"Exif\0\0garbage" + bytes(range(200))),
+    "EXIF data of text": (b"eXIf", b"no TIFF header here"),
+    "text with another checksum": (b"tEXt", b"key\0text", 1),
+    "a color profile with another checksum": (b"iCCP", b"key\0\0" + zlib.compress(bytes(99)), 1),
+    "a color profile of garbage": (b"iCCP", b"key\0\0" + zlib.compress(b"garbage" * 30)),
+}
+
+
+@pytest.mark.parametrize("kind", PNGS)
+def test_good_pixels_with_invalid_metadata_are_read(tmp_path, kind):
+    (tmp_path / "a.png").write_bytes(png_with(*PNGS[kind]))
+    pixels, lines = read(tmp_path / "a.png")
+    assert (pixels == np.asarray(photo())).all()
+    assert len(lines) == ("profile" in kind)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"", b"Exif", b"Exif\0\0II*\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
+)
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
+def test_garbage_as_exif_is_ignored(tmp_path, format, exif):
+    photo().save(tmp_path / "a", format, exif=exif)
+    photo().save(tmp_path / "b", format)
+    assert (read(tmp_path / "a")[0] == read(tmp_path / "b")[0]).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 95, "subsampling": 0}])
+@pytest.mark.parametrize("size", [(150, 120), (1700, 1300)])
+def test_a_jpeg_without_its_end_is_read_if_all_pixels_are_there(tmp_path, options, size):
+    file = io.BytesIO()
+    photo(size).save(file, "JPEG", **options)
+    jpeg = file.getvalue()
+    (tmp_path / "whole.jpg").write_bytes(jpeg)
+    expected, _ = read(tmp_path / "whole.jpg")
+    for missing in (1, 2):
+        (tmp_path / "a.jpg").write_bytes(jpeg[:-missing])
+        assert (read(tmp_path / "a.jpg")[0] == expected).all()
+    for length in (len(jpeg) // 2, int(len(jpeg) * 0.9), len(jpeg) - 40):
+        (tmp_path / "a.jpg").write_bytes(jpeg[:length])
+        with pytest.raises(UserError, match="a.jpg"):
+            read(tmp_path / "a.jpg")
+
+
+# ---------------------------------------------------------------- colors
+
+
+def rgb_profile(gamma: float, primaries) -> bytes:
+    """Build an RGB profile (ICC version 2) from its gamma and the primaries' XYZ columns (D50)."""
+
+    def fixed(value: float) -> bytes:
+        return struct.pack(">i", round(value * 65536))
+
+    xyz = [b"XYZ \0\0\0\0" + b"".join(map(fixed, column)) for column in primaries]
+    white = b"XYZ \0\0\0\0" + b"".join(map(fixed, (0.9642, 1.0, 0.8249)))
+    curve = b"curv\0\0\0\0\0\0\0\1" + struct.pack(">H", round(gamma * 256)) + b"\0\0"
+    text = b"desc\0\0\0\0\0\0\0\2t\0" + bytes(79)
+    tags = {b"desc": text, b"cprt": b"text\0\0\0\0c\0", b"wtpt": white}
+    tags |= dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), xyz, strict=True))
+    tags |= {name: curve for name in (b"rTRC", b"gTRC", b"bTRC")}
+    offset, table, data = 128 + 4 + 12 * len(tags), b"", b""
+    for name, content in tags.items():
+        content += bytes(-len(content) % 4)
+        table += name + struct.pack(">II", offset + len(data), len(content))
+        data += content
+    size = offset + len(data)
+    header = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+    header += bytes(12) + b"acsp" + bytes(28) + b"".join(map(fixed, (0.9642, 1.0, 0.8249)))
+    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + data
+
+
+# Adobe RGB (1998) and Display P3, adapted to D50.
+ADOBE = rgb_profile(
+    2.2, [(0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446)]
+)
+P3 = rgb_profile(
+    2.2, [(0.5151, 0.2412, -0.0011), (0.2919, 0.6922, 0.0419), (0.1572, 0.0666, 0.7841)]
+)
+
+
+@pytest.mark.parametrize("profile", [ADOBE, P3], ids=["Adobe RGB", "Display P3"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_one_image_in_several_color_spaces_has_the_same_pixels(tmp_path, profile, format):
+    muted = Image.blend(photo(), Image.new("RGB", (150, 120), "gray"), 0.5)
+    source, target = ImageCms.createProfile("sRGB"), ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    other = ImageCms.profileToProfile(muted, source, target)
+    assert np.abs(np.asarray(other, int) - np.asarray(muted, int)).mean() > 3
+    options = {"quality": 95, "subsampling": 0} if format == "JPEG" else {}
+    options |= {"lossless": True} if format == "WEBP" else {}
+    other.save(tmp_path / "a", format, icc_profile=profile, **options)
+    pixels, lines = read(tmp_path / "a")
+    assert np.abs(pixels - np.asarray(muted, int)).mean() < 2 and lines == []
+
+
+def test_a_damaged_text_costs_no_color_profile(tmp_path):
+    photo().save(tmp_path / "a.png", icc_profile=P3)
+    expected, _ = read(tmp_path / "a.png")
+    assert (expected != np.asarray(photo())).any()
+    png = (tmp_path / "a.png").read_bytes()
+    text = struct.pack(">I", 4) + b"tEXta\0bc" + b"not its checksum"[:4]
+    (tmp_path / "b.png").write_bytes(png[:33] + text + png[33:])
+    pixels, lines = read(tmp_path / "b.png")
+    assert (pixels == expected).all() and lines == []
+
+
+def test_an_srgb_profile_changes_no_bit(tmp_path):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    photo().save(tmp_path / "a.png", icc_profile=srgb)
+    assert (read(tmp_path / "a.png")[0] == np.asarray(photo())).all()
+
+
+def test_transparency_is_white_in_any_color_space(tmp_path):
+    image = photo().convert("RGBA")
+    image.putalpha(0)
+    image.save(tmp_path / "a.png", icc_profile=P3)
+    assert (read(tmp_path / "a.png")[0] >= 254).all()
+
+
+def test_a_profile_of_another_color_space_is_ignored_and_reported(tmp_path):
+    photo().convert("L").save(tmp_path / "a.png", icc_profile=P3)
+    pixels, [line] = read(tmp_path / "a.png")
+    assert (pixels[..., 0] == np.asarray(photo().convert("L"))).all()
+    assert "a.png" in line and "profile" in line

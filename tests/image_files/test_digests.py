@@ -1,0 +1,144 @@
+"""image_files/digests.py: content identifies a file; the memo is trusted only where it is safe."""
+
+import os
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from image_files import digests
+from image_files.digests import MEMO_FILE, digest_files, digest_of_file
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with two old files of the same size."""
+    root = tmp_path / "files"
+    root.mkdir()
+    for name in "ab":
+        (root / name).write_text(name * 100)
+    return root
+
+
+@pytest.fixture
+def read_files(monkeypatch) -> list[str]:
+    """The names of the files that are read."""
+    names: list[str] = []
+    real = digests.digest_of_file
+
+    def counting(path):
+        names.append(os.path.basename(path))
+        return real(path)
+
+    monkeypatch.setattr(digests, "digest_of_file", counting)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def short_age(monkeypatch):
+    """Let files be old enough for the memo after 0.1 seconds: tests do not wait for long."""
+    monkeypatch.setattr(digests, "MIN_AGE", 10**8)
+
+
+def wait() -> None:
+    """Wait until files are old enough for the memo."""
+    time.sleep(0.15)
+
+
+def digest(folder: Path, memo: Path | None = None) -> dict[str, str]:
+    names = sorted(os.listdir(folder))
+    return {path: value for path, value, error in digest_files(folder, names, memo) if not error}
+
+
+def test_the_digest_follows_from_the_content_alone(folder, tmp_path):
+    before = digest(folder)
+    assert before["a"] != before["b"] and len(before["a"]) == 32
+    shutil.copy(folder / "a", tmp_path / "copy")
+    assert digest_of_file(tmp_path / "copy") == before["a"]
+    (folder / "a").write_bytes(b"a" * 99 + b"b")  # the last byte
+    assert digest(folder)["a"] != before["a"]
+
+
+def test_a_file_that_did_not_change_is_read_once(folder, tmp_path, read_files, monkeypatch):
+    wait()
+    first = digest(folder, tmp_path / "memo")
+    assert sorted(read_files) == ["a", "b"]
+    assert digest(folder, tmp_path / "memo") == first
+    monkeypatch.chdir(folder.parent)
+    assert digest(Path(folder.name), tmp_path / "memo") == first  # another name of the folder
+    assert sorted(read_files) == ["a", "b"]
+    assert digest(folder) == first and len(read_files) == 4  # without a memo
+
+
+def swap(folder: Path) -> None:
+    (folder / "a").rename(folder / "c")
+    (folder / "b").rename(folder / "a")
+    (folder / "c").rename(folder / "b")
+
+
+def overwrite_and_restore_time(folder: Path) -> None:
+    status = (folder / "a").stat()
+    (folder / "a").write_text("x" * 100)
+    os.utime(folder / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replace_by_copy(folder: Path) -> None:
+    status = (folder / "a").stat()
+    other = folder.parent / "other"
+    other.write_text("y" * 100)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    shutil.copy2(other, folder / "a")
+
+
+@pytest.mark.parametrize("change", [swap, overwrite_and_restore_time, replace_by_copy])
+def test_a_change_under_the_same_name_size_and_time_is_noticed(folder, tmp_path, change):
+    same_time = (folder / "a").stat().st_mtime_ns
+    os.utime(folder / "b", ns=(same_time, same_time))
+    wait()
+    digest(folder, tmp_path / "memo")
+    change(folder)
+    expected = {name: digest_of_file(folder / name) for name in "ab"}
+    assert digest(folder, tmp_path / "memo") == expected
+
+
+def test_a_file_that_has_just_changed_is_not_remembered(folder, tmp_path, read_files, monkeypatch):
+    monkeypatch.setattr(digests, "MIN_AGE", 10**12)
+    digest(folder, tmp_path / "memo")
+    digest(folder, tmp_path / "memo")
+    assert sorted(read_files) == ["a", "a", "b", "b"]
+
+
+def test_what_cannot_be_read_has_a_reason(folder, tmp_path):
+    (folder / "empty").touch()
+    os.mkfifo(folder / "pipe")
+    files = list(digest_files(folder, ["a", "empty", "missing", "pipe"], tmp_path / "memo"))
+    assert [bool(file.digest) for file in files] == [True, False, False, False]
+    reasons = [file.error.removeprefix(f"{folder / file.path}: ") for file in files]
+    assert reasons[1] == "empty" and reasons[3] == "not a file"
+    assert "No such file" in reasons[2]
+
+
+@pytest.mark.parametrize("damage", [b"garbage" * 100, b"", None])
+def test_a_memo_that_cannot_be_used_is_not_needed(folder, tmp_path, damage):
+    wait()
+    expected = digest(folder)
+    memo = tmp_path / "memo"
+    digest(folder, memo)
+    if damage is None:
+        shutil.rmtree(memo)
+        memo.write_text("a file")  # where the folder should be
+    else:
+        (memo / MEMO_FILE).write_bytes(damage)
+    assert digest(folder, memo) == expected
+
+
+def test_several_processes_may_write_the_memo(folder, tmp_path):
+    wait()
+    expected = digest(folder, tmp_path)
+    with sqlite3.connect(tmp_path / MEMO_FILE) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("DELETE FROM files")
+        other.commit()
+        assert digest(folder, tmp_path) == expected

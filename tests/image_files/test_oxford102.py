@@ -1,0 +1,171 @@
+"""image_files.oxford102: the download of Oxford-102 and its two splits, from a small archive."""
+
+import functools
+import hashlib
+import os
+import re
+import shutil
+import tarfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from conftest import all_images, draw, nonsense_server
+from scipy.io import savemat
+from torchvision.datasets import Flowers102
+
+import utils
+from image_files.oxford102 import download_oxford102
+from system.messages import UserError
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """A small archive in the format of Oxford's, where a user may put it; 3 categories.
+
+    torchvision's checksums and address are replaced by the archive's and by one that is closed.
+    """
+    folder = tmp_path / "oxford-102.download" / "flowers-102"
+    folder.mkdir(parents=True)
+    labels = np.array([1] * 20 + [2] * 14 + [3] * 6)
+    with tarfile.open(folder / "102flowers.tgz", "w:gz") as tar:
+        for number, label in enumerate(labels, 1):
+            path = tmp_path / f"image_{number:05d}.jpg"
+            draw(label, number, 20, 16).save(path)
+            tar.add(path, f"jpg/{path.name}")
+    savemat(folder / "imagelabels.mat", {"labels": labels[None]})
+    ids = {"trnid": [1, 21, 35], "valid": [2, 22, 36]}
+    ids["tstid"] = [n for n in range(1, 41) if n not in ids["trnid"] + ids["valid"]]
+    savemat(folder / "setid.mat", {name: np.array([numbers]) for name, numbers in ids.items()})
+    files = {"image": "102flowers.tgz", "label": "imagelabels.mat", "setid": "setid.mat"}
+    sums = {k: (n, hashlib.md5((folder / n).read_bytes()).hexdigest()) for k, n in files.items()}
+    monkeypatch.setattr(Flowers102, "_file_dict", sums)
+    monkeypatch.setattr(Flowers102, "_download_url_prefix", "http://127.0.0.1:9/")
+    return folder
+
+
+def assert_all_images(root) -> None:
+    """Assert that a data folder has the archive's 40 images with the content of the originals."""
+    paths = all_images(root)
+    assert len(paths) == 40
+    for path in paths:
+        original = root.parent / path.rsplit("/")[-1]
+        assert (root / path).read_bytes() == original.read_bytes()
+
+
+def test_the_official_split_is_linked_by_label(archive, tmp_path):
+    download_oxford102(tmp_path / "flowers", "official")
+    data = utils.read_data_folder(tmp_path / "flowers")
+    assert data.class_to_idx == {"1": 0, "2": 1, "3": 2}
+    assert data.paths["train"] == [
+        f"train/{c}/image_{n:05d}.jpg" for c, n in [(1, 1), (2, 21), (3, 35)]
+    ]
+    assert data.paths["valid"] == [
+        f"valid/{c}/image_{n:05d}.jpg" for c, n in [(1, 2), (2, 22), (3, 36)]
+    ]
+    assert len(data.paths["test"]) == 34
+    for label, number in ((0, 7), (1, 30), (2, 40)):
+        path = f"test/{label + 1}/image_{number:05d}.jpg"
+        assert data.labels["test"][data.paths["test"].index(path)] == label
+    assert_all_images(tmp_path / "flowers")
+    assert not (tmp_path / "flowers.partial").exists()
+
+
+def test_the_course_split_is_a_tenth_of_each_category(archive, tmp_path):
+    download_oxford102(tmp_path / "flowers")
+    data = utils.read_data_folder(tmp_path / "flowers")
+    counts = {split: np.bincount(labels).tolist() for split, labels in data.labels.items()}
+    assert counts == {"train": [16, 12, 4], "valid": [2, 1, 1], "test": [2, 1, 1]}
+    shutil.rmtree(tmp_path / "flowers")
+    download_oxford102(tmp_path / "flowers")
+    assert utils.read_data_folder(tmp_path / "flowers") == data
+
+
+def test_an_interrupted_download_is_continued(archive, tmp_path):
+    (tmp_path / "flowers.partial" / "train" / "99").mkdir(parents=True)  # from interrupted linking
+    (archive / "setid.mat").rename(archive / "later")
+    with pytest.raises(UserError, match="flowers-102"):
+        download_oxford102(tmp_path / "flowers")
+    assert not (tmp_path / "flowers").exists()
+    (archive / "later").rename(archive / "setid.mat")
+    (archive / "jpg" / "image_00007.jpg").unlink()  # from interrupted unpacking
+    (archive / "jpg" / "image_00008.jpg").write_bytes(b"incomplete")
+    download_oxford102(tmp_path / "flowers")
+    assert_all_images(tmp_path / "flowers")
+    assert not (tmp_path / "flowers" / "train" / "99").exists()
+
+
+def test_a_file_system_without_links_gets_copies(archive, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    download_oxford102(tmp_path / "flowers")
+    assert_all_images(tmp_path / "flowers")
+
+
+def test_a_folder_that_cannot_be_written_is_named(archive, tmp_path):
+    (tmp_path / "flowers.partial").touch()
+    reason = f"^{re.escape(str(tmp_path / 'flowers'))}: cannot write Oxford-102: [A-Z]"
+    with pytest.raises(UserError, match=reason):
+        download_oxford102(tmp_path / "flowers")
+
+
+def test_the_command_line_downloads_and_trains(archive, tiny, call, tmp_path):
+    flags = ("--data_dir", f"{tmp_path / 'flowers'}/", "--output_cat", 3, "--download")
+    flags += ("--arch", tiny, "--weights", "none", "--epochs", 1, "--workers", 0, "--no_cache")
+    done = call("train.py", *flags, "--no_report", "--save_dir", tmp_path / "c.pth")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"train +32 images +3 categories", done.stdout)
+    assert (tmp_path / "c.pth").is_file()
+    assert sorted(os.listdir(tmp_path / "flowers")) == ["test", "train", "valid"]
+
+
+def test_an_existing_folder_is_not_changed(own_images, capsys):
+    before = all_images(own_images)
+    download_oxford102(own_images)
+    assert all_images(own_images) == before
+    assert sorted(os.listdir(own_images.parent)) == [own_images.name]
+    assert capsys.readouterr().out == f"{own_images} exists already: nothing to download\n"
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_without_a_network_the_error_names_the_folder_for_the_archive(archive, tmp_path, damage):
+    path = archive / "102flowers.tgz"
+    path.unlink() if damage == "missing" else os.truncate(path, 100)
+    with pytest.raises(UserError) as error:
+        download_oxford102(tmp_path / "flowers")
+    assert str(archive) in str(error.value) and "https://www.robots.ox.ac.uk" in str(error.value)
+    assert not (tmp_path / "flowers").exists()
+
+
+def test_a_truncated_archive_is_named_and_replaced(archive, tmp_path, monkeypatch, capsys):
+    server = shutil.copytree(archive, tmp_path / "server")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=server)
+    path = archive / "102flowers.tgz"
+    path.write_bytes(path.read_bytes()[:-100])
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(Flowers102, "_download_url_prefix", url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        download_oxford102(tmp_path / "flowers")
+        server.shutdown()
+    assert f"warning: {path}: damaged or incomplete; it is deleted" in capsys.readouterr().err
+    assert_all_images(tmp_path / "flowers")
+
+
+def test_a_server_that_answers_nonsense_is_an_error_in_one_line(
+    archive, tmp_path, monkeypatch, call
+):
+    (archive / "setid.mat").unlink()
+    with nonsense_server() as port:
+        monkeypatch.setattr(Flowers102, "_download_url_prefix", "http://example.invalid/")
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        monkeypatch.setattr("urllib.request._opener", None)  # it knows the proxies of before
+        flags = ("--data_dir", tmp_path / "flowers", "--output_cat", 3, "--download")
+        done = call("train.py", *flags)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("train.py: error: cannot download Oxford-102: ")
+    assert "Traceback" not in done.stderr

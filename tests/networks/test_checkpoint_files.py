@@ -1,0 +1,275 @@
+"""networks.checkpoint_files: safe reads of files of torch.save, and digests of tensors."""
+
+import math
+import os
+import pickle
+import re
+import struct
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from conftest import not_root
+from torch import nn
+
+from networks import checkpoint_files
+from system.messages import UserError
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_plain_types_and_tensors_of_every_kind_are_read(tmp_path, old_format):
+    tensors = {
+        str(dtype): torch.arange(6).reshape(2, 3).to(dtype)
+        for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.bool)
+    }
+    content = {
+        **tensors,
+        "parameter": nn.Parameter(torch.ones(2)),
+        "ordered": OrderedDict(a=torch.zeros(2, 2, 1, 1).to(memory_format=torch.channels_last)),
+        "plain": {"text": "ü", "numbers": [1, 2.5, 10**20, None, True], "pair": (1, ("a", "b"))},
+    }
+    path = tmp_path / "file.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=not old_format)
+    loaded = checkpoint_files.load_torch(path, "checkpoint")
+    assert loaded["plain"] == content["plain"]
+    assert loaded["parameter"].tolist() == [1, 1] and loaded["ordered"]["a"].shape == (2, 2, 1, 1)
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
+
+
+class Hostile:
+    """Runs a command as soon as it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.trace}'",)
+
+
+def with_pickle(pickled, compression=zipfile.ZIP_STORED):
+    """Return a function that writes an archive as torch does, with this pickle in it."""
+
+    def write(path):
+        torch.save({"a": torch.zeros(10)}, path)
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, content in members.items():
+                archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+        assert path.stat().st_size < 200_000
+
+    return write
+
+
+def truncated(path):
+    torch.save({"a": torch.zeros(10_000)}, path)
+    os.truncate(path, path.stat().st_size - 5000)
+
+
+# A text of 100 MB; one that is doubled 20 times; a key of 2 ** 20 tuples. (60 times would exhaust
+# any memory.)
+LONG_TEXT = b"\x80\x02X" + struct.pack("<I", 10**8) + bytes(10**8) + b"."
+DOUBLED = b"\x80\x02c_codecs\nencode\nq\x00" + b"h\x00" * 20 + b"X\1\0\0\0aX\5\0\0\0ascii\x86R"
+DOUBLED += b"X\x09\0\0\0hex_codec\x86R" * 19 + b"."
+TUPLES = b"\x80\x02}q\x00)q\x01" + b"h\x01h\x01\x86q\x01" * 20 + b"h\x00h\x01K\x01s."
+OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."  # begins old files
+
+# Files that torch did not write, or that hold more than plain types and tensors.
+UNSAFE_FILES = {
+    "bomb": with_pickle(LONG_TEXT, zipfile.ZIP_DEFLATED),
+    "doubled": with_pickle(DOUBLED),
+    "tuples": with_pickle(TUPLES),
+    "doubled, old": lambda path: path.write_bytes(OLD + DOUBLED + b"\x80\x02]."),
+    "tuples, old": lambda path: path.write_bytes(OLD + TUPLES + b"\x80\x02]."),
+    "bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(10_000)),
+    "half archive": lambda path: path.write_bytes(b"PK\3\4" + bytes(10_000)),
+    "TorchScript": lambda path: torch.jit.save(torch.jit.script(nn.ReLU()), path),
+    "pickled module": lambda path: torch.save(nn.ReLU(), path),
+    "arrays": lambda path: np.savez(path.open("wb"), a=np.zeros(3)),
+    "pipe": lambda path: os.mkfifo(path),
+    "missing": lambda path: None,
+    "empty": lambda path: path.touch(),
+    "text": lambda path: path.write_text("no weights\n" * 100),
+    "folder": lambda path: path.mkdir(),
+    "truncated": truncated,
+    "hostile": lambda path: torch.save(Hostile(path.parent / "trace"), path),
+    "hostile, old": lambda path: torch.save(
+        Hostile(path.parent / "trace"), path, _use_new_zipfile_serialization=False
+    ),
+    "hostile pickle": lambda path: path.write_bytes(pickle.dumps(Hostile(path.parent / "trace"))),
+}
+CAUSES = {
+    "bomb": "compressed",
+    "doubled": "refers to _codecs encode",
+    "tuples": "tuples within tuples",
+    "hostile": "refers to posix system",
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("case", UNSAFE_FILES)
+def test_an_unsafe_file_is_named_and_not_executed(tmp_path, case):
+    path = tmp_path / "file.pth"
+    UNSAFE_FILES[case](path)
+    with pytest.raises(UserError) as error:
+        checkpoint_files.load_torch(path, "weights file")
+    reasons = {"folder": "is a folder, not a weights file"}
+    reasons |= dict.fromkeys(("pipe", "missing"), "no such weights file")
+    reason = reasons.get(case, "not a weights file that this program can read")
+    assert str(error.value) == f"{path}: {reason}"
+    assert CAUSES.get(case.split(",")[0], "") in str(error.value.__cause__)
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, seed):
+    path, random = tmp_path / "file.pth", np.random.default_rng(seed)
+    content = {"a": torch.randn(3000), "b": {"c": ["text", 0.5]}}
+    torch.save(content, path)
+    original, refused = path.read_bytes(), 0
+    for position in random.integers(0, 8 * len(original), 60):
+        flipped = bytearray(original)
+        flipped[position // 8] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        try:
+            loaded = checkpoint_files.load_torch(path, "checkpoint")
+        except UserError:
+            refused += 1
+            continue
+        assert torch.equal(loaded["a"], content["a"]) and loaded["b"] == content["b"]
+    assert refused > 40  # most bits are those of the tensor
+
+
+def test_an_archive_with_overlapping_or_huge_parts_is_refused(tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save({f"category {number}": number for number in range(50_000)}, path)
+    with pytest.raises(UserError) as error:
+        checkpoint_files.load_torch(path, "checkpoint")
+    assert "larger than any" in str(error.value.__cause__)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", bytes(10_000))
+        item = archive.infolist()[0]
+        for number in range(100):  # all have the same bytes
+            copy_of = zipfile.ZipInfo(f"data{number}")
+            copy_of.header_offset, copy_of.CRC = item.header_offset, item.CRC
+            copy_of.file_size = copy_of.compress_size = item.file_size
+            archive.filelist.append(copy_of)
+    with pytest.raises(UserError) as error:
+        checkpoint_files.load_torch(path, "checkpoint")
+    assert "overlap" in str(error.value.__cause__)
+
+
+def test_the_hostile_files_do_what_they_are_meant_to(tmp_path):
+    UNSAFE_FILES["hostile"](tmp_path / "file.pth")
+    torch.load(tmp_path / "file.pth", weights_only=False)
+    assert (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("name", ["locked", "too long"])
+def test_a_torch_file_whose_path_cannot_be_read_is_a_users_error(locked_folder, name):
+    path = str(locked_folder / "file.pth") if name == "locked" else "x" * 5000
+    with pytest.raises(UserError, match="^.*(locked|xxx).*: no such checkpoint$"), not_root():
+        checkpoint_files.load_torch(path, "checkpoint")
+
+
+def test_a_torch_file_that_may_not_be_read_is_a_users_error(locked_folder):
+    locked_folder.chmod(0o755)
+    path = locked_folder / "file.pth"
+    torch.save({}, path)
+    path.chmod(0)
+    try:
+        with pytest.raises(UserError, match="file.pth: cannot read it: Permission"), not_root():
+            checkpoint_files.load_torch(path, "checkpoint")
+    finally:
+        path.unlink()
+
+
+# ---------------------------------------------------------------- tensors
+
+
+def last_value_as(value):
+    """Return a function that replaces the last value of a tensor."""
+
+    def change(tensor):
+        tensor = tensor.clone()
+        tensor.view(-1)[-1] = value
+        return tensor
+
+    return change
+
+
+# What may be wrong with a tensor in a file, and the error of reading it.
+INVALID_TENSORS = {
+    "NaN": (last_value_as(math.nan), "not finite"),
+    "infinite": (last_value_as(-math.inf), "not finite"),
+    "too large": (lambda t: torch.full_like(t, 3e38), "not finite"),
+    "stride 0": (lambda t: torch.zeros(1).expand(t.shape), "more values than it has"),
+    "overlapping": (
+        lambda t: torch.zeros(t.numel() // 2 + 100).as_strided(t.shape, [1] * t.dim()),
+        "more values than it has",
+    ),
+    "huge": (lambda t: torch.zeros(1).expand(10**12), "another shape or type"),
+    "integers": (lambda t: t.long(), "another shape or type"),
+    "complex": (lambda t: t.to(torch.complex64), "another shape or type"),
+    "flat": (lambda t: t.flatten()[:, None], "another shape or type"),
+    "other shape": (lambda t: torch.zeros(3), "another shape or type"),
+    "sparse": (lambda t: t.to_sparse(), "can read"),
+    "meta": (lambda t: t.to("meta"), "can read"),
+    "quantized": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "can read"),
+    "None": (lambda t: None, "NoneType"),
+    "a list": (lambda t: [1.0], "list"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("case", INVALID_TENSORS)
+def test_an_invalid_tensor_is_refused(tmp_path, case):
+    change, reason = INVALID_TENSORS[case]
+    module = nn.Conv2d(20, 30, 3)
+    state = module.state_dict()
+    torch.save({**state, "weight": change(state["weight"])}, tmp_path / "file.pth")
+    before = {key: tensor.clone() for key, tensor in state.items()}
+    with pytest.raises((ValueError, AttributeError, UserError), match=reason):
+        checkpoint_files.load_tensors(
+            module, checkpoint_files.load_torch(tmp_path / "file.pth", "weights file")
+        )
+    assert all(torch.equal(before[key], tensor) for key, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_tensors_of_any_precision_and_order_become_float32(tmp_path, dtype):
+    source, module = nn.Conv2d(20, 30, 3), nn.Conv2d(20, 30, 3, device="meta")
+    source.to(dtype, memory_format=torch.channels_last)
+    torch.save({**source.state_dict(), "another": torch.zeros(5)}, tmp_path / "file.pth")
+    checkpoint_files.load_tensors(
+        module, checkpoint_files.load_torch(tmp_path / "file.pth", "weights file")
+    )
+    for name, tensor in module.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, source.state_dict()[name].float())
+
+
+def test_a_missing_tensor_is_named():
+    with pytest.raises(ValueError, match="no tensor bias"):
+        checkpoint_files.load_tensors(nn.Linear(2, 3), {"weight": torch.zeros(3, 2)})
+
+
+def test_the_digest_of_tensors_depends_on_every_bit_and_name():
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    tensors = {"weight": weight, "bias": torch.zeros(4)}
+    digest = checkpoint_files.digest_of_tensors(tensors)
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    changed = weight.clone()
+    changed.view(torch.int32)[3, 2, 2, 2] ^= 1
+    for other in (
+        {**tensors, "weight": changed},
+        {**tensors, "bias": torch.tensor([0.0, 0, 0, -0.0])},
+        {"weight": weight, "offset": torch.zeros(4)},
+        {"weight": weight},
+    ):
+        assert checkpoint_files.digest_of_tensors(other) != digest
+    same = weight.to(memory_format=torch.channels_last)  # the same values in another order
+    assert checkpoint_files.digest_of_tensors({**tensors, "weight": same}) == digest

@@ -1,0 +1,146 @@
+"""networks.int8: layers in 8-bit integers compute what the same layers in float32 do."""
+
+import copy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import messages_of
+from torch import nn
+
+import utils
+from model import Backbone, fast_copy, load_weights
+from networks import weights
+from networks.int8 import IntegerLayers, replace_layers
+from system.messages import UserError
+
+for package in ("onnx", "onnxruntime"):
+    pytest.importorskip(package, reason=f"integers need {package}: pip install it")
+CPU = torch.device("cpu")
+
+
+def layers_of(channels: int = 24) -> nn.Sequential:
+    """Make convolutions with random weights, and two max-poolings."""
+    torch.manual_seed(0)
+    first, second, third = ((3, channels), (channels, channels), (channels, 40))
+    return nn.Sequential(
+        *(nn.Conv2d(*first, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(*second, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(*third, 3, padding=1), nn.ReLU()),
+    ).requires_grad_(False)
+
+
+def inputs(count: int = 5) -> torch.Tensor:
+    return torch.rand(count, 3, 32, 24, generator=torch.Generator().manual_seed(0)) * 3 - 1
+
+
+def ranges_of(layers: nn.Sequential, x: torch.Tensor) -> list[float]:
+    """Return the lowest and the highest input, and the highest output of each ReLU."""
+    ranges = [x.min().item(), x.max().item()]
+    for layer in layers:
+        x = layer(x)
+        ranges += [x.max().item()] if isinstance(layer, nn.ReLU) else []
+    return ranges
+
+
+def relative(difference: torch.Tensor, values: torch.Tensor) -> float:
+    return (difference.norm() / values.norm()).item()
+
+
+def test_outputs_agree_up_to_rounding():
+    layers, x = layers_of(), inputs()
+    lowest, *highest = ranges_of(layers, x)
+    expected, actual = layers(x), IntegerLayers(list(layers), lowest, highest)(x)
+    assert actual.shape == expected.shape and actual.dtype == torch.float32
+    assert 0.001 < relative(actual - expected, expected) < 0.03
+    assert len(actual.unique()) <= 256  # 8 bits
+
+
+def test_a_channel_with_small_weights_has_a_scale_of_its_own():
+    layers, x = layers_of(), inputs()
+    layers[0].weight[5] *= 1e-3
+    layers[0].bias[5] = 0.5
+    layers[0].weight[6] = 0  # and one of zeros
+    layers[0].bias[6] = 0.25
+    lowest, *highest = ranges_of(layers[:2], x)
+    expected, actual = layers[:2](x), IntegerLayers(list(layers[:2]), lowest, highest)(x)
+    step = highest[-1] / 255
+    assert (actual - expected).abs().max() < 2.5 * step
+
+
+def test_the_same_bits_follow_in_every_batch_and_with_every_number_of_threads():
+    layers, x, threads = layers_of(), inputs(), torch.get_num_threads()
+    lowest, *highest = ranges_of(layers, x)
+    expected = IntegerLayers(list(layers), lowest, highest)(x)
+    try:
+        torch.set_num_threads(1)
+        alone = IntegerLayers(list(layers), lowest, highest)
+        assert torch.equal(torch.cat([alone(image[None]) for image in x]), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_values_above_the_highest_become_the_highest():
+    layers, x = layers_of(), inputs()
+    lowest, *highest = ranges_of(layers, x)
+    highest[-1] /= 2
+    actual = IntegerLayers(list(layers), lowest, highest)(x)
+    assert actual.max().item() == pytest.approx(highest[-1], rel=1e-5)
+    assert actual.min().item() == 0
+
+
+def test_blocks_are_replaced_and_other_layers_stay():
+    layers, x = layers_of(), inputs()
+    replaced = copy.deepcopy(layers)
+    replace_layers(replaced, [(0, 5), (6, 8)], ranges_of(layers, x))
+    kinds = [type(layer).__name__ for layer in replaced]
+    integers, nothing = "IntegerLayers", "Identity"
+    assert kinds == [integers, *[nothing] * 4, "MaxPool2d", integers, nothing]
+    ranges = ranges_of(layers, x)
+    alone = IntegerLayers(list(layers[6:]), 0, ranges[-2:])
+    maps = layers[:6](x)
+    assert torch.equal(replaced[6](maps), alone(maps))
+    for end in (5, 8):  # as the stages of a backbone
+        expected = layers[:end](x)
+        assert relative(replaced[:end](x) - expected, expected) < 0.03
+
+
+def test_features_of_photographs_agree(flowers_dir, vgg16_weights):
+    backbone = Backbone("vgg16")
+    load_weights(backbone, "vgg16", str(vgg16_weights))
+    paths = sorted((flowers_dir / "valid").glob("*/*"))[::34]
+    views = utils.normalize(np.stack([utils.load_plain_view(path) for path in paths]))
+    with torch.inference_mode():
+        expected, actual = backbone(views), fast_copy(backbone, CPU, torch.int8)(views)
+        relu = [layer for layer in backbone.features if isinstance(layer, nn.ReLU)]
+        highest, x = [views.max().item()], views
+        for layer in backbone.features:
+            x = layer(x)
+            highest += [x.max().item()] if layer in relu else []
+    assert len(paths) == 5 and actual.shape == expected.shape
+    assert relative(actual - expected, expected) < 0.06
+    assert len(relu) == 13
+    [(lowest, *stored)] = weights.RANGES.values()
+    assert views.min() > lowest - 0.01
+    for one, other in zip(highest, stored, strict=True):  # of other photographs
+        assert 0.4 < one / other < 1.5
+
+
+def test_other_weights_are_a_users_error(weights_file):
+    backbone = Backbone("vgg16")
+    load_weights(backbone, "vgg16", str(weights_file))
+    with pytest.raises(UserError, match="^--precision int8 goes with --arch vgg16 and --weights i"):
+        fast_copy(backbone, CPU, torch.int8)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="^--precision int8 needs the packages onnx and onnx"):
+        IntegerLayers(list(layers_of()), 0, [1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("flags", [["--fine_tune", 1], ["--check"], ["--device", "gpu"]])
+def test_what_does_not_go_with_integers_is_said(call, images, flags):
+    done = call("train.py", "--data_dir", images, "--precision", "int8", *flags)
+    assert done.returncode == 2 and "--precision int8 goes without" in messages_of(done)[-1]

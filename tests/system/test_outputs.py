@@ -1,0 +1,176 @@
+"""system.outputs: no command writes what it reads, another kind of file, or beside another."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import draw, held_by_another_process, not_root
+
+from system import outputs
+from system.messages import UserError
+
+# ---------------------------------------------------------------- output paths
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("model.pth", "model.pth"),
+        ("folder", "folder/default.pth"),
+        ("folder.v2", "folder.v2/default.pth"),
+        ("new", "new/default.pth"),
+        ("new.v2/", "new.v2/default.pth"),
+        ("new/deep/model.pt", "new/deep/model.pt"),
+    ],
+)
+def test_an_output_path_is_a_file_or_a_folder(tmp_path, text, file):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.v2").mkdir()
+    path = outputs.output_path(f"{tmp_path}/{text}", "default.pth")
+    assert path == tmp_path / file
+    outputs.check_output("--flag", path, "checkpoint", [])
+    assert path.parent.is_dir() and not list(tmp_path.rglob("*.*th"))
+
+
+def check(path, kind="checkpoint", inputs=()) -> None:
+    outputs.check_output("--flag", path, kind, inputs)
+
+
+LONG = {
+    "many folders": "/".join(["x"] * 2048) + "/a.pth",
+    "long folder": "x" * 5000 + "/a.pth",
+    "long name": "x" * 250 + ".pth",  # the files beside it have longer ones
+    "NUL": "a\0b.pth",
+}
+
+
+@pytest.mark.parametrize("text", ["file/a.pth", "file/new/a.pth", "taken", *LONG.values()], ids=len)
+def test_a_path_that_cannot_be_written_is_a_users_error(tmp_path, text):
+    (tmp_path / "file").touch()
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="^--flag .*: cannot write there: .") as error:
+        check(f"{tmp_path}/{text}")
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o555])
+@pytest.mark.parametrize("name", ["model.pth", "new/model.pth"])
+def test_a_folder_that_may_not_be_written_is_a_users_error(locked_folder, name, mode):
+    locked_folder.chmod(mode)
+    with pytest.raises(UserError, match="^--flag .*locked.*Permission denied"), not_root():
+        check(locked_folder / name)
+
+
+# ---------------------------------------------------------------- inputs and other kinds
+
+
+def link(path: Path) -> Path:
+    other = path.with_name(f"link to {path.name}")
+    other.symlink_to(path)
+    return other
+
+
+def hard_link(path: Path) -> Path:
+    other = path.with_name(f"second {path.name}")
+    os.link(path, other)
+    return other
+
+
+ALIASES = {
+    "itself": lambda path: path,
+    "relative": lambda path: Path(os.path.relpath(path)),
+    "dots": lambda path: path.parent / "x" / ".." / path.name,
+    "link": link,
+    "hard link": hard_link,
+}
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_input_is_not_replaced(tmp_path, alias):
+    (tmp_path / "x").mkdir()
+    path = tmp_path / "image.png"
+    draw(0, 1).save(path)
+    other = ALIASES[alias](path)
+    with pytest.raises(UserError, match="this command reads that file; name another one"):
+        check(other, "figure", [None, tmp_path / "missing", path])
+    check(other, "figure", [None, tmp_path / "missing"])
+
+
+CONTENTS = {
+    "checkpoint": b"PK\3\4...",
+    "figure": b"\x89PNG\r\n",
+    "ONNX model": b"\x08\x08\x12\x07pytorch",
+    "table of findings": b"finding,split",
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_a_file_is_replaced_by_one_of_its_kind_only(tmp_path, kind):
+    path = tmp_path / "file.png"
+    for content in (*CONTENTS.values(), b"text", b"\xff\xd8\xff\xe0"):
+        path.write_bytes(content)
+        is_kind = content == CONTENTS[kind] or (kind == "figure" and content[0] == 255)
+        if is_kind:
+            check(path, kind)
+            continue
+        with pytest.raises(UserError, match=f"file.png: exists and is no {kind}"):
+            check(path, kind)
+    path.write_bytes(b"")
+    check(path, kind)
+
+
+def test_pipes_devices_and_circular_links_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    (tmp_path / "null.png").symlink_to("/dev/null")
+    for name, reason in (("pipe", "a pipe or a device"), ("null", "device"), ("circle", "link")):
+        with pytest.raises(UserError, match=f"{name}.png: cannot write there: .*{reason}"):
+            check(tmp_path / f"{name}.png", "figure")
+    (tmp_path / "new.png").symlink_to(tmp_path / "not yet.png")
+    check(tmp_path / "new.png", "figure")
+
+
+def test_the_format_of_a_figure_is_known(tmp_path):
+    for name in ("a.txt", "a", "a.png.bak"):
+        with pytest.raises(UserError, match="has to end in one of .png, "):
+            check(tmp_path / name, "figure")
+    check(tmp_path / "a.SVG", "figure")
+
+
+# ---------------------------------------------------------------- locks
+
+
+def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
+    path = tmp_path / "model.pth"
+    held = ("from system.outputs import lock", f"lock('--flag', {str(path)!r})")
+    with held_by_another_process(*held) as process:
+        expected = rf"^--flag {path}: process {process.pid} on .*, since .*, is writing it$"
+        with pytest.raises(UserError, match=expected), outputs.lock("--flag", path):
+            pass
+        process.kill()  # its lock file stays
+    assert (tmp_path / "model.pth.lock").exists()
+    with outputs.lock("--flag", path):
+        assert (tmp_path / "model.pth.lock").read_text().startswith(f"process {os.getpid()} on ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_has_left_is_removed(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead, alive = process.pid, os.getpid()
+    names = [f".model.pth.{dead}.tmp", f".model.curves.png.{dead}.tmp"]
+    others = [f".model.pth.{alive}.tmp", f".other.pth.{dead}.tmp", ".model.x.tmp"]
+    for name in names + others:
+        (tmp_path / name).touch()
+    with outputs.lock("--flag", tmp_path / "model.pth"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            [*others, "model.pth.lock"]
+        )
+
+
+def test_a_lock_file_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "model.pth.lock").mkdir()
+    with pytest.raises(UserError, match="cannot write model.pth.lock: Is a directory"):
+        outputs.lock("--flag", tmp_path / "model.pth").__enter__()

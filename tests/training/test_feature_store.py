@@ -1,0 +1,185 @@
+"""training.feature_store: records are found by their key, and damaged ones are not."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, TIMEOUT, not_root
+
+from system.messages import UserError
+from training.feature_store import KEY_BYTES, MISSING, RecordStore, default_cache_folder
+
+FIELDS = {"points": (3, 4), "image": (2, 5, 5)}
+
+
+def keys_of(*numbers: int) -> list[bytes]:
+    return [bytes([number]) * KEY_BYTES for number in numbers]
+
+
+def values_of(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Make values of each of FIELDS."""
+    rng = np.random.default_rng(seed)
+    return tuple(rng.random((count, *shape)).astype(np.float16) for shape in FIELDS.values())
+
+
+def store_of(folder: Path, keys: list[bytes], *values: np.ndarray) -> RecordStore:
+    """Write a store with one file of these records."""
+    store = RecordStore(folder, FIELDS)
+    store.append(keys, *values)
+    store.close()
+    return store
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.features"))
+
+
+def test_records_are_read_as_they_were_written(tmp_path):
+    points, image = values_of(5)
+    store = store_of(tmp_path / "new" / "folder", keys_of(0, 1, 2, 3, 4), points, image)
+    again = RecordStore(tmp_path / "new" / "folder", FIELDS)
+    for opened in (store, again):
+        files, rows = opened.find(keys_of(3, 9, 0, 3))
+        assert files.tolist() == [0, MISSING, 0, 0]
+        files, rows = files[[0, 2, 3]], rows[[0, 2, 3]]
+        for name, expected in (("points", points), ("image", image)):
+            values = opened.read(name, files, rows)
+            assert values.dtype == np.float16
+            assert np.array_equal(values, expected[[3, 0, 3]])
+        items = opened.read("points", files, rows, np.array([2, 0, 1]))
+        assert np.array_equal(items, points[[3, 0, 3], [2, 0, 1]])
+
+
+def test_append_returns_the_location_of_the_records(tmp_path):
+    store_of(tmp_path, keys_of(9), *values_of(1))
+    points, image = values_of(5)
+    store = RecordStore(tmp_path, FIELDS)
+    assert store.append(keys_of(0, 1), points[:2], image[:2]) == (1, range(0, 2))
+    assert store.append(keys_of(2, 3, 4), points[2:], image[2:]) == (1, range(2, 5))
+    files, rows = np.ones(5, int), np.arange(5)
+    assert np.array_equal(store.read("points", files, rows), points)  # before it is closed
+    store.close()
+    assert store.append(keys_of(5), points[:1], image[:1])[0] == 2  # in a new file
+    store.close()
+    assert len(files_in(tmp_path)) == 3
+
+
+def test_records_of_several_files_are_found(tmp_path):
+    points, image = values_of(6)
+    keys = keys_of(*range(7))
+    for first, second in itertools.pairwise([0, 2, 3, 6]):
+        store_of(tmp_path, keys[first:second], points[first:second], image[first:second])
+    assert len(files_in(tmp_path)) == 3
+    store = RecordStore(tmp_path, FIELDS)
+    files, rows = store.find(keys)
+    assert (files != MISSING).tolist() == [True] * 6 + [False]
+    assert set(files[:6].tolist()) == {0, 1, 2}
+    order = [5, 0, 3]
+    assert np.array_equal(store.read("image", files[order], rows[order]), image[order])
+
+
+def cut(path: Path, size: int) -> None:
+    os.truncate(path, path.stat().st_size - 10)
+
+
+def flip(path: Path, size: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[2 * size + size // 2] ^= 1  # one bit of the third record
+    path.write_bytes(content)
+
+
+def overwrite(path: Path, size: int) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: 3 * size] + bytes(size) + content[4 * size :])
+
+
+@pytest.mark.parametrize(("damage", "number"), [(cut, 7), (flip, 2), (overwrite, 3)])
+def test_a_damaged_record_is_missing_and_can_be_added_again(tmp_path, damage, number):
+    keys, (points, image) = keys_of(*range(1, 9)), values_of(8)
+    store = store_of(tmp_path, keys, points, image)
+    damage(store.paths[0], store.dtype.itemsize)
+    files, _ = RecordStore(tmp_path, FIELDS).find(keys)
+    assert np.flatnonzero(files == MISSING).tolist() == [number]
+    rows = slice(number, number + 1)
+    store_of(tmp_path, keys[rows], points[rows], image[rows])
+    store = RecordStore(tmp_path, FIELDS)
+    files, rows = store.find(keys)
+    assert (files != MISSING).all()
+    assert np.array_equal(store.read("points", files, rows), points)
+
+
+def test_files_of_garbage_have_no_records(tmp_path):
+    keys, (points, image) = keys_of(*range(4)), values_of(4)
+    store_of(tmp_path, keys, points, image)
+    (tmp_path / "0.features").write_bytes(np.random.default_rng(0).bytes(5000))
+    (tmp_path / "1.features").touch()
+    (tmp_path / "2.features").write_bytes(bytes(5000))  # zeros have a key, but no valid checksum
+    store = RecordStore(tmp_path, FIELDS)
+    files, rows = store.find(keys)
+    assert len(store.paths) == 4 and len(set(files.tolist())) == 1
+    assert np.array_equal(store.read("points", files, rows), points)
+
+
+def test_records_that_vanish_while_in_use_are_an_error(tmp_path):
+    store = store_of(tmp_path, keys_of(0, 1, 2), *values_of(3))
+    [path] = files_in(tmp_path)
+    os.truncate(path, path.stat().st_size - 10)
+    files, rows = np.zeros(3, int), np.arange(3)
+    with pytest.raises(UserError, match="cut off"):
+        store.read("image", files, rows)
+    assert np.isfinite(store.read("image", files[:2], rows[:2])).all()
+    path.unlink()
+    with pytest.raises(UserError, match="gone"):
+        store.read("image", files[:1], rows[:1])
+
+
+def test_a_folder_that_cannot_be_used_is_named_with_the_hint(tmp_path, locked_folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: cannot store features there: .*; try another"):
+        RecordStore(tmp_path / "file", FIELDS, hint="; try another")
+    with pytest.raises(UserError, match="locked.*; try another"), not_root():
+        RecordStore(locked_folder, FIELDS, hint="; try another").append(keys_of(0), *values_of(1))
+    store = store_of(tmp_path / "unreadable", keys_of(0), *values_of(1))
+    store.paths[0].chmod(0)
+    with pytest.raises(UserError, match="unreadable: cannot store"), not_root():
+        store.find(keys_of(0))
+
+
+# ---------------------------------------------------------------- the cache folder
+
+
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_folder().parent == tmp_path
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert default_cache_folder().parent == tmp_path / "home" / ".cache"
+
+
+def test_a_user_without_home_has_a_cache_folder(monkeypatch, call):
+    """As in a container whose user has no entry in /etc/passwd."""
+    pwd = pytest.importorskip("pwd", reason="this system has no /etc/passwd")
+
+    def no_entry(user):
+        raise KeyError(f"uid not found: {user}")
+
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    folder = default_cache_folder()
+    assert folder.is_absolute() and folder.name == "image-classifier"
+    done = call("train.py", "--help")
+    assert done.returncode == 0 and str(folder) in done.stdout
+
+
+def test_help_needs_no_home():
+    env = {name: value for name, value in os.environ.items() if name not in ("HOME", "USERPROFILE")}
+    del env["XDG_CACHE_HOME"]
+    command = [sys.executable, str(ROOT / "train.py"), "--help"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "usage: train.py" in done.stdout

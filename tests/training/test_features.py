@@ -1,0 +1,407 @@
+"""features: computed once, cached on disk, the same bits in any order and batch."""
+
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import (
+    all_images,
+    backbone_of,
+    draw,
+    extract,
+    load_views,
+    not_root,
+    views_of,
+)
+from PIL import Image
+from torchvision.models import VGG16_Weights
+
+import utils
+from model import Backbone
+from system.devices import select_precision
+from system.messages import UserError
+from training import features
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+def extract_tiny(root, views, cache, backbone=None, **changes) -> features.Features:
+    """Call `conftest.extract` with a tiny backbone."""
+    return extract(root, views, cache, backbone or backbone_of("tiny"), **changes)
+
+
+def values(extracted: features.Features) -> torch.Tensor:
+    """Read all features."""
+    return extracted[torch.arange(len(extracted))]
+
+
+def two_views(root) -> list[features.View]:
+    """List two views of each image in `root`."""
+    return views_of(root, all_images(root), (0, 1))
+
+
+def feature_files(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.features"))
+
+
+@pytest.fixture
+def computed(monkeypatch) -> list[int]:
+    """How many views each call of a backbone computed."""
+    counts, forward = [], Backbone.features_and_maps
+
+    def counting(self, images):
+        counts.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "features_and_maps", counting)
+    return counts
+
+
+# ---------------------------------------------------------------- what is computed
+
+
+def mean_of(maps):
+    return maps.mean((1, 2))
+
+
+def max_of(maps):
+    return maps.amax((1, 2))
+
+
+def test_features_are_those_of_the_views(images, tmp_path):
+    backbone, views = backbone_of("tiny"), two_views(images)[:6]
+    extracted = values(extract_tiny(images, views, tmp_path))
+    transform = VGG16_Weights.IMAGENET1K_V1.transforms()
+    assert extracted.shape == (6, 6, 48) and extracted.dtype == torch.float32
+    for row, (path, number, _) in zip(extracted, views, strict=True):
+        if number:
+            [view] = load_views(images, path, [number])
+            image = utils.normalize(view[None])[0]
+        else:
+            image = transform(Image.open(images / path))
+        first = backbone.features[:6](image[None])[0]  # (8, 56, 56)
+        second = backbone.features(image[None])[0]  # (16, 28, 28)
+        # The fifth of 6 regions begins at 0.3 of each side.
+        fifth = (first[:, 17:, 17:], second[:, 8:, 8:])
+        for actual, maps in ((row[0], (first, second)), (row[4], fifth)):
+            expected = torch.cat([f(x) for x in maps for f in (mean_of, max_of)])
+            torch.testing.assert_close(actual.square(), expected, rtol=2e-3, atol=1e-5)
+
+
+def test_maps_are_the_input_of_the_last_block(images, tmp_path):
+    backbone, views = backbone_of("tiny"), two_views(images)[:3]
+    extracted = extract_tiny(images, views, tmp_path, maps=True)
+    maps = extracted.maps(torch.tensor([2, 0]))
+    assert maps.shape == (2, 8, 28, 28) and maps.dtype == torch.float32
+    for actual, (path, number, _) in zip(maps, (views[2], views[0]), strict=True):
+        inputs = utils.normalize(load_views(images, path, [number]))
+        expected = backbone.features[:7](inputs)[0]
+        torch.testing.assert_close(actual, expected, rtol=2e-3, atol=1e-5)
+    without_maps = values(extract_tiny(images, views, tmp_path))
+    assert torch.equal(values(extracted), without_maps)
+    second = backbone.second_stage(extracted.maps(torch.arange(3)))
+    torch.testing.assert_close(second, without_maps[..., 16:], rtol=0.01, atol=0.01)
+
+
+def test_which_views_are_computed_together_changes_no_bit(images, tmp_path):
+    backbone, views = backbone_of("vgg13"), two_views(images)[:5]  # in batches of 4 and 1
+    precision = select_precision(torch.device("cpu"))
+    together = values(extract(images, views, tmp_path / "0", backbone, precision=precision))
+    for rows in ([3], [4, 1]):
+        batch, cache = [views[row] for row in rows], tmp_path / str(rows)
+        apart = values(extract(images, batch, cache, backbone, precision=precision))
+        assert torch.equal(apart, together[rows])
+
+
+def test_processes_that_decode_change_no_bit(images, tmp_path):
+    views = two_views(images)[:12]
+    in_process = values(extract_tiny(images, views, tmp_path / "0", workers=0))
+    assert torch.equal(values(extract_tiny(images, views, tmp_path / "2", workers=2)), in_process)
+
+
+def test_signals_that_end_the_main_process_are_ignored_by_those_that_decode(
+    images, tmp_path, monkeypatch
+):
+    views, children, forward = two_views(images)[:20], set(), Backbone.features_and_maps
+    expected = values(extract_tiny(images, views, tmp_path / "0"))
+
+    def disturbing(self, images):
+        for child in multiprocessing.active_children():
+            children.add(child.pid)
+            os.kill(child.pid, signal.SIGINT)
+            os.kill(child.pid, signal.SIGTERM)
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "features_and_maps", disturbing)
+    extracted = extract_tiny(images, views, tmp_path / "1", workers=1)
+    assert len(children) == 1 and torch.equal(values(extracted), expected)
+
+
+@pytest.mark.parametrize("order", [[2, 0, 1], [1], [3, 3, 0]])
+def test_rows_come_in_the_requested_order(images, tmp_path, order):
+    views = two_views(images)[:4]
+    extracted = extract_tiny(images, views, tmp_path)
+    assert torch.equal(extracted[torch.tensor(order)], values(extracted)[order])
+    again = extract_tiny(images, [views[i] for i in order], tmp_path)
+    assert torch.equal(values(again), values(extracted)[order])
+
+
+def test_a_region_of_each_view_can_be_read(images, tmp_path):
+    extracted = extract_tiny(images, two_views(images)[:4], tmp_path)
+    rows, regions = torch.tensor([3, 0, 3]), torch.tensor([5, 1, 0])
+    assert torch.equal(extracted[rows, regions], values(extracted)[rows, regions])
+
+
+def test_a_view_that_is_requested_twice_is_returned_twice(images, tmp_path):
+    view = two_views(images)[0]
+    extracted = values(extract_tiny(images, [view, view], tmp_path))
+    assert torch.equal(extracted[0], extracted[1])
+
+
+def test_a_broken_image_is_reported_and_changes_no_other(own_images, tmp_path):
+    complete = values(extract_tiny(own_images, two_views(own_images), tmp_path / "complete"))
+    broken = all_images(own_images)[1]
+    (own_images / broken).write_text("no image")
+    views = two_views(own_images)
+    extracted = extract_tiny(own_images, views, tmp_path / "broken")
+    assert list(extracted.failures) == [broken] and broken in extracted.failures[broken]
+    others = [number for number, view in enumerate(views) if view.path != broken]
+    assert extracted.is_decoded().nonzero()[:, 0].tolist() == others
+    assert torch.equal(extracted[torch.tensor(others)], complete[others])
+    with pytest.raises(UserError, match=re.escape(broken) + ".*--strict"):
+        extract_tiny(own_images, views, tmp_path / "strict", strict=True)
+
+
+def test_the_views_of_train_come_first(own_images):
+    data = utils.read_data_folder(own_images)
+    views = features.list_views(data, 2)
+    expected = [(path, number) for path in data.paths["train"] for number in (0, 1)]
+    expected += [(path, 0) for split in ("valid", "test") for path in data.paths[split]]
+    assert [(path, number) for path, number, _ in views] == expected
+    assert all(view.digest == data.digests[view.path] for view in views)
+
+
+# ---------------------------------------------------------------- what is cached
+
+
+def test_the_second_call_computes_nothing(images, tmp_path, computed, monkeypatch):
+    views = two_views(images)[:10]
+    first = values(extract_tiny(images, views, tmp_path))
+    assert sum(computed) == 10
+    assert torch.equal(values(extract_tiny(images, views, tmp_path)), first)
+    monkeypatch.chdir(images.parent)  # the same folder by another name
+    assert torch.equal(values(extract_tiny(images.name, views, tmp_path)), first)
+    assert sum(computed) == 10
+    more = views_of(images, [views[0].path], [2])
+    assert torch.equal(values(extract_tiny(images, [*views, *more], tmp_path))[:10], first)
+    assert sum(computed) == 11
+
+
+def overwrite(path: Path) -> None:
+    """Write another image, of the same size in bytes and time."""
+    status = path.stat()
+    draw(3, 99).save(path)
+    content = path.read_bytes()[: status.st_size]
+    path.write_bytes(content + bytes(status.st_size - len(content)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+CHANGES = {
+    "overwritten": overwrite,
+    "touched": lambda path: path.touch(),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_only_an_image_with_other_content_is_computed_again(own_images, tmp_path, computed, change):
+    views = two_views(own_images)
+    before = values(extract_tiny(own_images, views, tmp_path / "cache"))
+    assert sum(computed) == len(views)
+    computed.clear()
+    CHANGES[change](own_images / views[4].path)
+    views = two_views(own_images)
+    after = values(extract_tiny(own_images, views, tmp_path / "cache"))
+    assert sum(computed) == (0 if change == "touched" else 2)
+    assert torch.equal(after[:4], before[:4]) and torch.equal(after[6:], before[6:])
+    assert torch.equal(after[4], before[4]) == (change != "overwritten")
+    fresh = values(extract_tiny(own_images, views, tmp_path / "fresh"))
+    assert torch.equal(after, fresh)
+
+
+def test_a_moved_copied_or_renamed_image_is_not_computed_again(own_images, tmp_path, computed):
+    paths = all_images(own_images)
+    before = values(extract_tiny(own_images, two_views(own_images), tmp_path / "cache"))
+    computed.clear()
+    moved = shutil.copytree(own_images, tmp_path / "moved")
+    (moved / paths[1]).rename(moved / "train" / "b" / "renamed.png")
+    names = [path if path != paths[1] else "train/b/renamed.png" for path in paths]
+    views = views_of(moved, names, (0, 1))
+    assert torch.equal(values(extract_tiny(moved, views, tmp_path / "cache")), before)
+    assert not computed
+
+
+def test_equal_images_share_their_features(own_images, tmp_path, computed):
+    paths = all_images(own_images)
+    shutil.copy(own_images / paths[0], own_images / "test" / "b" / "copy.jpg")
+    (own_images / paths[1]).write_text("not an image")
+    shutil.copy(own_images / paths[1], own_images / "test" / "b" / "not an image")
+    extracted = extract_tiny(
+        own_images,
+        views_of(own_images, [*paths, "test/b/copy.jpg", "test/b/not an image"]),
+        tmp_path,
+    )
+    assert sum(computed) == len(paths) - 1
+    assert set(extracted.failures) == {paths[1], "test/b/not an image"}
+    for path, reason in extracted.failures.items():
+        assert reason.startswith(f"{own_images}/{path}: not an image")
+    failed = extracted.is_decoded().logical_not().nonzero()[:, 0].tolist()
+    assert failed == [1, len(paths) + 1]
+    first, copy = extracted[torch.tensor([0, len(paths)])]
+    assert torch.equal(first, copy)
+
+
+def test_an_image_that_changes_after_the_start_is_left_out(own_images, tmp_path):
+    views = two_views(own_images)
+    draw(3, 99).save(own_images / views[0].path)
+    extracted = extract_tiny(own_images, views, tmp_path)
+    assert list(extracted.failures) == [views[0].path]
+    assert "has changed since the start" in extracted.failures[views[0].path]
+
+
+def test_only_an_added_image_is_computed(own_images, tmp_path, computed):
+    extract_tiny(own_images, two_views(own_images), tmp_path / "cache")
+    computed.clear()
+    draw(0, 55).save(own_images / "train" / "a" / "added.jpg")
+    extract_tiny(own_images, two_views(own_images), tmp_path / "cache")
+    assert sum(computed) == 2
+
+
+def other_stage():
+    backbone = backbone_of("tiny")
+    backbone.stages = (4, 8)  # before the ReLU
+    return backbone
+
+
+CHANGED_SETTINGS = {
+    "means": lambda: {"means": [0.4, 0.5, 0.6]},
+    "stds": lambda: {"stds": [0.4, 0.5, 0.6]},
+    "precision": lambda: {"precision": torch.bfloat16},
+    "weights": lambda: {"backbone": backbone_of("tiny", seed=1)},
+    "stages": lambda: {"backbone": other_stage()},
+    "image_size": lambda: {"image_size": 96},
+}
+
+
+def test_features_are_those_of_views_of_the_image_size(images, tmp_path):
+    backbone, views = backbone_of("tiny"), two_views(images)[:3]
+    for size, regions in ((96, 6), (256, 12)):
+        extracted = extract_tiny(images, views, tmp_path, backbone, image_size=size)
+        assert values(extracted).shape[1] == regions
+        for row, (path, number, _) in zip(values(extracted), views, strict=True):
+            [view] = load_views(images, path, [number], size)
+            with torch.inference_mode():
+                expected = backbone(utils.normalize(view[None]))[0]
+            torch.testing.assert_close(row, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("setting", CHANGED_SETTINGS)
+def test_each_setting_has_its_own_features(images, tmp_path, computed, setting):
+    views = two_views(images)[:4]
+    first = extract_tiny(images, views, tmp_path)
+    computed.clear()
+    changed = extract_tiny(images, views, tmp_path, **CHANGED_SETTINGS[setting]())
+    assert sum(computed) == 4
+    assert changed.digest != first.digest
+    assert not torch.equal(values(changed), values(first))
+    again = extract_tiny(images, views, tmp_path)
+    assert again.digest == first.digest and torch.equal(values(again), values(first))
+    assert sum(computed) == 4
+
+
+def test_a_damaged_record_is_computed_again(images, tmp_path, computed):
+    views = two_views(images)[:8]
+    extracted = extract_tiny(images, views, tmp_path)
+    first, size = values(extracted), extracted.store.dtype.itemsize
+    [path] = feature_files(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[2 * size + size // 2] ^= 1  # one bit of the third record
+    path.write_bytes(content[:-10])  # and the last one is cut off
+    computed.clear()
+    for _ in range(2):
+        assert torch.equal(values(extract_tiny(images, views, tmp_path)), first)
+        assert sum(computed) == 2
+
+
+def test_an_interrupted_extraction_continues_where_it_stopped(images, tmp_path, monkeypatch):
+    views, counts, forward = two_views(images)[:20], [], Backbone.features_and_maps
+    uninterrupted = values(extract_tiny(images, views, tmp_path / "other"))
+
+    def stopping(self, images):
+        if len(counts) == 3:
+            raise KeyboardInterrupt
+        counts.append(len(images))
+        return forward(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Backbone, "features_and_maps", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            extract_tiny(images, views, tmp_path / "cache")
+    assert len(counts) == 3 and 0 < sum(counts) < len(views)
+    extracted = extract_tiny(images, views, tmp_path / "cache")
+    assert torch.equal(values(extracted), uninterrupted)
+    records = sum(path.stat().st_size for path in feature_files(tmp_path / "cache"))
+    assert records == len(views) * extracted.store.dtype.itemsize  # none was computed twice
+
+
+@pytest.mark.parametrize("limit", [3, 1, 0])
+def test_batches_that_exceed_the_memory_are_halved(images, tmp_path, monkeypatch, capsys, limit):
+    views, forward = two_views(images)[:7], Backbone.features_and_maps
+    expected = values(extract_tiny(images, views, tmp_path / "enough"))
+
+    def limited(self, images):
+        if len(images) > limit:
+            raise torch.OutOfMemoryError("as a GPU reports it")
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "features_and_maps", limited)
+    capsys.readouterr()
+    if limit:
+        assert torch.equal(values(extract_tiny(images, views, tmp_path / "small")), expected)
+        sizes = re.findall(r"continuing with (\d)", capsys.readouterr().err)
+        assert sizes == (["2"] if limit == 3 else ["2", "1"])
+    else:
+        with pytest.raises(UserError, match="not enough GPU memory"):
+            extract_tiny(images, views, tmp_path / "small")
+
+
+def test_a_cache_that_cannot_be_written_is_named(images, tmp_path, locked_folder):
+    views = two_views(images)[:1]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file.*--cache_dir"):
+        extract_tiny(images, views, tmp_path / "file")
+    with pytest.raises(UserError, match="locked.*--cache_dir"), not_root():
+        extract_tiny(images, views, locked_folder)
+
+
+def test_the_time_of_a_view_is_measured(images):
+    paths = all_images(images)[:3]
+    assert features.seconds_per_view("tiny", str(images), paths, features.Settings()) > 0
+
+
+def test_the_seconds_of_a_view_are_those_of_the_image_size(images, monkeypatch):
+    sizes, forward = set(), Backbone.features_and_maps
+
+    def recording(self, inputs):
+        sizes.add(tuple(inputs.shape[2:]))
+        return forward(self, inputs)
+
+    monkeypatch.setattr(Backbone, "features_and_maps", recording)
+    settings = features.Settings(image_size=256)
+    features.seconds_per_view("tiny", str(images), all_images(images)[:2], settings)
+    assert sizes == {(256, 256), (128, 128)}

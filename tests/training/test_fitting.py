@@ -1,0 +1,559 @@
+"""fitting: the head on made-up features, the last block on small images, and their evaluation."""
+
+import copy
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from conftest import (
+    ROOT,
+    TIMEOUT,
+    backbone_of,
+    draw,
+    extract,
+    load_views,
+    same_bits,
+    views_of,
+)
+from PIL import ImageOps
+from torch.nn.functional import cross_entropy
+
+import train
+import utils
+from evaluation.calibration import fit_temperature
+from evaluation.metrics import metrics
+from model import REGIONS, Backbone, Head
+from networks import novelty
+from system.messages import UserError
+from training import features as features_module
+from training import fitting
+from training.feature_store import KEY_BYTES, MISSING, RecordStore
+from training.features import Features, list_views
+from training.fitting import Samples
+from training.optimization import used_epoch
+
+
+def store_features(folder: Path, values: np.ndarray) -> Features:
+    """Store features (N, len(REGIONS), num_features) in a file."""
+    store = RecordStore(folder, {"features": values.shape[1:]})
+    keys = [number.to_bytes(KEY_BYTES, "big") for number in range(len(values))]
+    store.append(keys, values)
+    store.close()
+    return Features(store, *store.find(keys))
+
+
+def test_averages_are_those_of_the_whole_image(tmp_path):
+    features = store_features(tmp_path, np.arange(2 * 6 * 8, dtype=np.float16).reshape(2, 6, 8))
+    averages = features.averages(torch.tensor([1, 0]))
+    assert averages.tolist() == [[48, 49, 52, 53], [0, 1, 4, 5]]
+
+
+def test_averages_of_two_scales_are_those_of_the_smaller_one(tmp_path):
+    features = store_features(tmp_path, np.arange(2 * 12 * 8, dtype=np.float16).reshape(2, 12, 8))
+    averages = features.averages(torch.tensor([1, 0]))
+    assert averages.tolist() == [[144, 145, 148, 149], [48, 49, 52, 53]]
+
+
+# ---------------------------------------------------------------- fitting, on made-up features
+
+
+class MadeUp(NamedTuple):
+    """40 rows of 6 regions of 6 features in a file, labels of 3 categories, the same in memory."""
+
+    features: Features
+    labels: torch.Tensor
+    values: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory) -> MadeUp:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 40)
+    values = (rng.random((40, len(REGIONS), 6)) + np.eye(6)[labels][:, None]).astype(np.float16)
+    features = store_features(tmp_path_factory.mktemp("made up"), values)
+    return MadeUp(features, torch.from_numpy(labels), torch.from_numpy(values).float())
+
+
+def evaluate(head, features, labels, rows, *batch_size) -> dict[str, float]:
+    """Compute the metrics of a head on rows of features."""
+    return metrics(fitting.compute_logits(head, features, rows, *batch_size), labels[rows])
+
+
+def fit(made_up, train_rows, valid_rows, labels=None, seed=0, dropout=0.5, **changes):
+    """Return a fitted head and its history."""
+    torch.manual_seed(seed)
+    head = Head(6, 16, 3, 3, dropout)
+    settings = {"epochs": 10, "learning_rate": 0.05, "batch_size": 7} | changes
+    labels = made_up.labels if labels is None else labels
+    samples = Samples(made_up.features, labels, {"train": train_rows, "valid": valid_rows})
+    return head, fitting.fit(head, samples, **settings)
+
+
+def test_one_batch_can_be_overfitted(made_up):
+    rows, noise = torch.arange(4), torch.tensor([0, 1, 2, 2, 1, 0, 1, 0] * 5)
+    settings = {"epochs": 100, "learning_rate": 0.2, "batch_size": 8, "dropout": 0.0}
+    head, history = fit(made_up, rows, rows, noise, **settings)
+    measured = evaluate(head, made_up.features, noise, rows)
+    # The lowest loss with smoothing is at these probabilities.
+    correct, other = 1 - fitting.LABEL_SMOOTHING * 2 / 3, fitting.LABEL_SMOOTHING / 3
+    lowest = -correct * math.log(correct) - 2 * other * math.log(other)
+    assert measured["accuracy"] == 1.0 and measured["loss"] < 0.1
+    assert history[-1]["train_loss"] == pytest.approx(lowest, abs=0.03)
+
+
+def test_fitting_learns_what_can_be_learned(made_up):
+    _, history = fit(made_up, torch.arange(30), torch.arange(30, 40), epochs=20)
+    assert history[-1]["train_loss"] < history[0]["train_loss"] / 2
+    assert history[-1]["valid_accuracy"] >= 0.8
+
+
+def cross_validate(made_up, folds, labels=None, views=1) -> fitting.CrossValidation:
+    """Cross-validate heads on the first 30 rows, as train, and on the others, as valid and test."""
+    rows = {"train": torch.arange(30), "valid": torch.arange(30, 36), "test": torch.arange(36, 40)}
+    labels = made_up.labels if labels is None else labels
+
+    def new_head():
+        torch.manual_seed(0)
+        return Head(6, 16, 3, 3, 0.5)
+
+    settings = {"epochs": 10, "learning_rate": 0.05, "batch_size": 7}
+    samples = Samples(made_up.features, labels, rows, views)
+    return fitting.cross_validate(new_head, samples, folds, **settings)
+
+
+def test_in_cross_validation_no_prediction_depends_on_the_images_own_label(made_up):
+    folds = torch.arange(40) % 4
+    result = cross_validate(made_up, folds)
+    assert result.probs.shape == (40, 3) and result.is_valid.all()
+    assert (result.probs.argmax(1) == made_up.labels).float().mean() > 0.8
+    assert ((result.novelty >= 0) & (result.novelty <= 1)).all()
+    changed = made_up.labels.clone()
+    changed[3] = (changed[3] + 1) % 3  # row 3 is in fold 3
+    other = cross_validate(made_up, folds, changed)
+    same = (result.probs.argmax(1) == other.probs.argmax(1))[folds == 3]
+    assert same.all()
+    ratio = (result.probs.log() / other.probs.log())[folds == 3]  # the temperature may differ
+    assert not torch.equal(result.probs[folds != 3], other.probs[folds != 3])
+    assert ratio.isfinite().all()
+
+
+def test_in_cross_validation_all_views_of_an_image_are_in_its_fold(made_up, monkeypatch):
+    fitted, fit_head = [], fitting.fit
+
+    def fit_and_record(head, samples, **settings):
+        fitted.append(samples.rows)
+        return fit_head(head, samples, **settings)
+
+    monkeypatch.setattr(fitting, "fit", fit_and_record)
+    folds = torch.arange(25) % 5  # of 15 images of train with two views each, and 10 others
+    assert cross_validate(made_up, folds, views=2).probs.shape == (25, 3)
+    images = torch.cat([torch.arange(15).repeat_interleave(2), torch.arange(15, 25)])  # of rows
+    for fold, rows in enumerate(fitted):
+        assert set(images[rows["train"]].tolist()) == set((folds != fold).nonzero()[:, 0].tolist())
+        assert images[rows["valid"]].tolist() == (folds == fold).nonzero()[:, 0].tolist()
+        assert len(rows["train"]) == 32
+
+
+def test_a_category_of_one_fold_is_not_valid(made_up):
+    folds = torch.arange(40) % 4
+    folds[made_up.labels == 1] = 2
+    result = cross_validate(made_up, folds)
+    assert torch.equal(result.is_valid, made_up.labels != 1)
+    assert (result.probs.argmax(1) != 1)[made_up.labels == 1].all()
+    assert result.novelty.isfinite().all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1024])
+def test_loss_and_accuracy_are_means_over_rows_for_any_batch_size(made_up, batch_size):
+    features, labels, values = made_up
+    head, _ = fit(made_up, torch.arange(30), torch.arange(30, 40), epochs=1, learning_rate=1e-3)
+    rows = torch.tensor([39, 0, 5, 5, *range(10, 27)])
+    measured = evaluate(head, features, labels, rows, batch_size)
+    with torch.inference_mode():
+        logits = head(values[rows]).mean(1)
+    correct = [row.argmax().item() == labels[r] for row, r in zip(logits, rows, strict=True)]
+    assert measured["accuracy"] == sum(correct) / len(rows) and 0 < measured["accuracy"] < 1
+    expected = sum(cross_entropy(row, labels[r]) for row, r in zip(logits, rows, strict=True))
+    assert measured["loss"] == pytest.approx(expected.item() / len(rows), rel=1e-5)
+
+
+def test_the_default_batch_size_depends_on_the_images_of_a_category(made_up):
+    rows = torch.arange(30), torch.arange(30, 40)
+    _, history = fit(made_up, *rows, batch_size=None)
+    assert history == fit(made_up, *rows, batch_size=16)[1]
+    labels = torch.zeros_like(made_up.labels)
+    _, history = fit(made_up, *rows, labels=labels, batch_size=None)
+    assert history == fit(made_up, *rows, labels=labels, batch_size=64)[1]
+
+
+def test_the_losses_are_means_over_rows(made_up):
+    rows = torch.cat([(made_up.labels == category).nonzero()[:9, 0] for category in range(3)])
+    assert len(rows) == 27  # in batches of 7: the last one is smaller
+    head, [row] = fit(made_up, rows, rows, epochs=1, learning_rate=1e-12, dropout=0.0)
+    with torch.inference_mode():
+        logits = head(made_up.values[rows]).flatten(0, 1)  # of each region
+    labels = made_up.labels[rows].repeat_interleave(len(REGIONS))
+    loss = cross_entropy(logits, labels, label_smoothing=fitting.LABEL_SMOOTHING).item()
+    assert row["train_loss"] == pytest.approx(loss, rel=1e-4)
+    measured = evaluate(head, made_up.features, made_up.labels, rows)
+    assert (row["valid_loss"], row["valid_accuracy"]) == (measured["loss"], measured["accuracy"])
+
+
+def test_features_are_standardized_by_the_training_rows(made_up):
+    rows = torch.arange(3, 33)
+    head, _ = fit(made_up, rows, torch.arange(3), epochs=1)
+    values = made_up.values[rows].flatten(0, 1)
+    torch.testing.assert_close(head.mean, values.mean(0))
+    torch.testing.assert_close(head.std, values.std(0, correction=0))
+
+
+def test_the_head_has_the_weights_of_the_last_epoch(made_up):
+    features, labels, _ = made_up
+    rows, reported = torch.arange(40), []
+    incorrect = (labels + 1) % 3  # the more is learned, the fewer of these are predicted
+    both = torch.cat([labels[:20], incorrect[20:]])
+
+    def on_epoch(row, state):
+        reported.append(row)
+
+    head, history = fit(
+        made_up, rows[:20], rows[20:], both, epochs=30, batch_size=30, on_epoch=on_epoch
+    )
+    assert [row["epoch"] for row in history] == list(range(1, 31))
+    assert reported == history
+    last = history[-1]
+    assert max(row["valid_accuracy"] for row in history) > last["valid_accuracy"]
+    measured = evaluate(head, features, both, rows[20:])
+    assert (measured["loss"], measured["accuracy"]) == (last["valid_loss"], last["valid_accuracy"])
+    assert not head.training
+
+
+def save_in(folder):
+    """Return an `on_epoch` that writes each epoch's state into its own file."""
+
+    def on_epoch(row, state):
+        torch.save(state, folder / f"{row['epoch']}.pth")
+
+    return on_epoch
+
+
+def test_fitting_resumes_to_the_same_bits(made_up, tmp_path):
+    rows = (torch.arange(30), torch.arange(30, 40))
+    head, history = fit(made_up, *rows, batch_size=20, on_epoch=save_in(tmp_path))
+    for epoch in (1, 6, 10):
+        state = torch.load(tmp_path / f"{epoch}.pth", weights_only=True)
+        resumed, complete = fit(made_up, *rows, batch_size=20, state=state, seed=epoch)
+        assert complete == history
+        assert same_bits(resumed.state_dict(), head.state_dict())
+
+
+def test_a_loss_that_is_not_finite_is_an_error_with_advice(made_up):
+    with pytest.raises(UserError, match="--learning_rate smaller than 1e\\+30"):
+        fit(made_up, torch.arange(30), torch.arange(30, 40), learning_rate=1e30)
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(1, 1), (1, 100), (3, 2), (3, 100), (8, 1)])
+def test_tiny_sets_and_unusual_batches_work(made_up, rows, batch_size):
+    rows = torch.arange(rows)
+    head, [row] = fit(made_up, rows, rows, epochs=1, batch_size=batch_size)
+    assert all(np.isfinite(list(row.values())))
+    torch.manual_seed(0)
+    initial = Head(6, 16, 3, 3, 0.5).layers[-1].bias
+    change = (head.layers[-1].bias - initial).norm() / initial.norm()
+    assert change > 1e-3  # even a single step has to teach something
+
+
+@pytest.mark.parametrize(("classes", "sizes"), [(2, [5]), (300, [1]), (20, [40, 4, 4, 4])])
+def test_the_default_rate_works_for_any_number_and_size_of_categories(tmp_path, classes, sizes):
+    rng = np.random.default_rng(0)
+    counts = np.resize(sizes, classes)
+    labels = torch.from_numpy(np.concatenate([np.repeat(range(classes), counts), range(classes)]))
+    centers = rng.random((classes, 64))
+    values = centers[labels][:, None] + 0.1 * rng.standard_normal((len(labels), len(REGIONS), 64))
+    train_rows, valid_rows = torch.arange(len(labels)).split([counts.sum(), classes])
+    rows = {"train": train_rows, "valid": valid_rows}  # valid: one of each category
+    defaults = train.parse_arguments(["--data_dir", "x", "--output_cat", str(classes)])
+    torch.manual_seed(0)
+    head = Head(64, defaults.hidden_units, classes, classes, defaults.dropout)
+    history = fitting.fit(
+        head,
+        Samples(store_features(tmp_path, values), labels, rows),
+        epochs=defaults.epochs,
+        learning_rate=defaults.learning_rate,
+        batch_size=defaults.batch_size,
+    )
+    assert max(row["valid_accuracy"] for row in history) >= 0.9
+
+
+# ---------------------------------------------------------------- labels and evaluation
+
+
+def test_each_row_has_the_label_and_split_of_its_image(tiny, own_images, tmp_path):
+    for name in ("train/b/train_0.jpg", "valid/a/valid_0.jpg"):
+        (own_images / name).write_text("no image")
+    data = utils.read_data_folder(own_images)
+    views = list_views(data, 3)
+    features = extract(own_images, views, tmp_path, backbone_of(tiny))
+    samples = fitting.label_features(features, data, 3)
+    assert samples.features is features
+    names = [f"{view.path.split('/')[1]}" for view in views]
+    assert samples.labels.tolist() == [data.class_to_idx[name] for name in names]
+    for split, rows in samples.rows.items():
+        expected = [
+            number
+            for number, view in enumerate(views)
+            if view.path.startswith(split) and view.path not in features.failures
+        ]
+        assert rows.tolist() == expected
+    assert {split: len(rows) for split, rows in samples.rows.items()} == {
+        "train": 3 * 3,
+        "valid": 1,
+        "test": 2,
+    }
+
+
+def test_the_temperature_comes_from_valid_and_the_metrics_from_test(made_up):
+    rows = {"train": torch.arange(20), "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
+    head, _ = fit(made_up, rows["train"], rows["valid"])
+    samples = Samples(made_up.features, made_up.labels, rows)
+    evaluation = fitting.evaluate(head, samples)
+    temperature, measured = evaluation.temperature, evaluation.metrics
+    with torch.inference_mode():
+        logits = head(made_up.values).mean(1)
+    valid, test = logits[rows["valid"]], logits[rows["test"]]
+    assert temperature == fit_temperature(valid, made_up.labels[rows["valid"]]) != 1
+    torch.testing.assert_close(evaluation.probs, (test / temperature).softmax(1))
+    labels = made_up.labels[rows["test"]]
+    expected = {f"test_{k}": v for k, v in metrics(test / temperature, labels).items()}
+    expected["test_ece_without_temperature"] = metrics(test, labels)["ece"]
+    assert measured == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_detector_is_fitted_on_train_and_calibrated_on_valid(made_up):
+    rows = {"train": torch.arange(20), "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
+    head, _ = fit(made_up, rows["train"], rows["valid"])
+    evaluation = fitting.evaluate(head, Samples(made_up.features, made_up.labels, rows))
+    with torch.inference_mode():
+        hidden = head.image_hidden(made_up.values)
+        logits = head.output(hidden)
+    batches = [(hidden[:20], made_up.labels[:20])]
+    expected = novelty.fit_detector(batches, head.hidden_units, head.num_classes)
+    expected.calibrate(expected.measure(hidden[20:30], logits[20:30]))
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(evaluation.detector.state_dict()[name], tensor)
+    torch.testing.assert_close(evaluation.novelty, expected(hidden[30:], logits[30:]))
+    rows["train"] = torch.stack([(made_up.labels == k).nonzero()[0, 0] for k in range(3)])
+    evaluation = fitting.evaluate(head, Samples(made_up.features, made_up.labels, rows))
+    assert evaluation.detector is None and evaluation.novelty.isnan().all()
+
+
+def test_a_final_head_is_evaluated_but_calibrated_by_the_first_one(made_up):
+    rows = {"train": torch.arange(20), "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
+    head, _ = fit(made_up, rows["train"], rows["valid"])
+    final, _ = fit(made_up, torch.arange(30), rows["valid"])
+    samples = Samples(made_up.features, made_up.labels, rows)
+    first = fitting.evaluate(head, samples)
+    evaluation = fitting.evaluate(head, samples, final)
+    with torch.inference_mode():
+        hidden, known = final.image_hidden(made_up.values), head.image_hidden(made_up.values)
+        logits, known_logits = final.output(hidden), head.output(known)
+    assert evaluation.temperature == first.temperature
+    torch.testing.assert_close(evaluation.probs, (logits[30:] / first.temperature).softmax(1))
+    batches = [(hidden[:30], made_up.labels[:30])]  # of train and valid
+    expected = novelty.fit_detector(batches, final.hidden_units, final.num_classes)
+    expected.calibrate(first.detector.measure(known[20:30], known_logits[20:30]))
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(evaluation.detector.state_dict()[name], tensor)
+    torch.testing.assert_close(evaluation.novelty, expected(hidden[30:], logits[30:]))
+
+
+def test_without_a_detector_of_the_first_head_the_final_one_has_none(made_up):
+    """Categories of one image in train have more together with valid: nothing calibrates them."""
+    single = torch.stack([(made_up.labels == k).nonzero()[0, 0] for k in range(3)])
+    rows = {"train": single, "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
+    head, _ = fit(made_up, single, rows["valid"])
+    samples = Samples(made_up.features, made_up.labels, rows)
+    evaluation = fitting.evaluate(head, samples, final=head)
+    assert evaluation.detector is None and evaluation.novelty.isnan().all()
+
+
+# ---------------------------------------------------------------- fine-tuning, on small images
+
+
+class Tunable(NamedTuple):
+    """A tiny backbone, a head that was fitted for one careful epoch, and what they need."""
+
+    backbone: Backbone
+    head: Head
+    samples: Samples
+    best: dict
+
+
+@pytest.fixture
+def tunable(tiny, images, tmp_path) -> Tunable:
+    backbone, data = backbone_of(tiny), utils.read_data_folder(images)
+    views = list_views(data, 1)
+    features = extract(images, views, tmp_path, backbone, maps=True)
+    samples = fitting.label_features(features, data, 1)
+    torch.manual_seed(0)
+    head = Head(backbone.num_features, 16, 4, 4, 0.0)
+    [best] = fitting.fit(head, samples, epochs=1, learning_rate=1e-4, batch_size=8)
+    return Tunable(backbone, head, samples, best)
+
+
+def copy_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def fine_tune(tunable, **changes) -> tuple[list[dict], Samples]:
+    settings = {"epochs": range(2, 6), "learning_rate": 2.0, "history": [tunable.best]} | changes
+    return fitting.fine_tune(*tunable[:-1], precision=torch.float32, **settings)
+
+
+def test_fine_tuning_trains_the_last_block_and_the_head_alone(tunable, images):
+    backbone, head = copy_of(tunable.backbone), copy_of(tunable.head)
+    history, samples = fine_tune(tunable)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
+    assert history[-1]["train_loss"] < tunable.best["train_loss"]
+    changed = {
+        name
+        for name, tensor in copy_of(tunable.backbone).items()
+        if (tensor != backbone[name]).any()
+    }
+    assert changed == {"features.7.weight", "features.7.bias"}
+    assert all((t != head[n]).any() for n, t in copy_of(tunable.head).items() if "layers" in n)
+    assert not any(parameter.requires_grad for parameter in tunable.backbone.parameters())
+    # What was measured on stored maps holds for images as well, and for the features returned.
+    data, rows = utils.read_data_folder(images), samples.rows["valid"]
+    views = [load_views(images, path, [0]) for path in data.paths["valid"]]
+    with torch.inference_mode():
+        logits = tunable.head(tunable.backbone(utils.normalize(np.concatenate(views)))).mean(1)
+    of_images = metrics(logits, torch.tensor(data.labels["valid"]))
+    of_features = evaluate(tunable.head, samples.features, samples.labels, rows)
+    last = used_epoch(history, 1)
+    assert last is history[-1]
+    for measured in (of_images, of_features):
+        assert measured["accuracy"] == last["valid_accuracy"]
+        assert measured["loss"] == pytest.approx(last["valid_loss"], rel=0.01)
+
+
+def test_fine_tuning_resumes_to_the_same_bits(tunable, tmp_path):
+    initial = copy.deepcopy((tunable.backbone, tunable.head))
+    torch.manual_seed(1)
+    history, _ = fine_tune(tunable, on_epoch=save_in(tmp_path))
+    tuned = copy.deepcopy((tunable.backbone.state_dict(), tunable.head.state_dict()))
+    for epoch in (2, 4, 5):
+        backbone, head = copy.deepcopy(initial)
+        state = torch.load(tmp_path / f"{epoch}.pth", weights_only=True)
+        resumed = tunable._replace(backbone=backbone, head=head)
+        assert fine_tune(resumed, state=state)[0] == history
+        assert same_bits(backbone.state_dict(), tuned[0])
+        assert same_bits(head.state_dict(), tuned[1])
+
+
+def test_fine_tuning_that_improves_nothing_changes_nothing(tunable):
+    backbone, head = copy_of(tunable.backbone), copy_of(tunable.head)
+    best = tunable.best | {"valid_accuracy": 1.0, "valid_loss": 0.0}
+    history, samples = fine_tune(tunable, history=[best])
+    assert len(history) == 5
+    assert samples.features is tunable.samples.features
+    assert same_bits(tunable.backbone.state_dict(), backbone)
+    assert same_bits(tunable.head.state_dict(), head)
+
+
+def test_mirrored_maps_are_those_of_the_mirrored_image(tiny, tmp_path):
+    backbone = backbone_of(tiny)
+    for layer in (backbone.features[0], backbone.features[4], backbone.features[7]):
+        layer.weight.data += layer.weight.data.flip(3)  # left and right do not differ
+    image = draw(0, 1)
+    image.save(tmp_path / "image.png")
+    ImageOps.mirror(image).save(tmp_path / "mirror.png")
+    views = views_of(tmp_path, ["image.png", "mirror.png"])
+    features = extract(tmp_path, views, tmp_path / "cache", backbone, maps=True)
+    tuned = fitting.FineTunedFeatures(backbone, features, torch.float32)
+    rows = torch.arange(2)
+    mirrored = tuned.mirrored(rows, torch.tensor([True, False]))
+    torch.testing.assert_close(mirrored[0], mirrored[1], rtol=0.02, atol=0.02)
+    assert (tuned[rows][0] - tuned[rows][1]).abs().max() > 0.05
+    torch.testing.assert_close(tuned[rows], features[rows], rtol=0.01, atol=0.01)
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_features_are_the_same_in_memory_and_in_the_file(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).random((5, 6, 8)).astype(np.float16)
+    loaded, read = store_features(tmp_path, values), store_features(tmp_path, values)
+    rows, regions = torch.tensor([3, 0, 3]), torch.tensor([5, 1, 0])
+    read.file[1] = loaded.file[1] = MISSING
+    assert torch.equal(loaded[rows], torch.from_numpy(values)[rows].float())
+    assert not loaded[torch.tensor([1])].any()
+    monkeypatch.setattr(features_module, "MEMORY_LIMIT", values.nbytes - 1)
+    assert torch.equal(read[rows], loaded[rows]) and loaded[rows].dtype == torch.float32
+    assert torch.equal(read[rows, regions], loaded[rows, regions])
+    for path in tmp_path.glob("*.features"):
+        path.unlink()
+    assert torch.equal(loaded[rows, regions], torch.from_numpy(values)[rows, regions].float())
+    with pytest.raises(UserError, match="the cached features are gone"):
+        read[rows]
+
+
+def test_fitting_uses_one_thread_and_gives_the_others_back(made_up):
+    rows, before = torch.arange(30), torch.get_num_threads()
+    seen = []
+    try:
+        torch.set_num_threads(3)
+        fit(made_up, rows, rows, on_epoch=lambda *_: seen.append(torch.get_num_threads()))
+        assert torch.get_num_threads() == 3 and set(seen) == {1}
+    finally:
+        torch.set_num_threads(before)
+
+
+READ_ALL = """
+import sys, torch
+from training import features, fitting
+from training.features import Features
+from model import Head
+from training.feature_store import RecordStore
+from training.sampling import mean_and_std
+
+def most_memory():
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1]) // 1024
+
+count, features.MEMORY_LIMIT = int(sys.argv[2]), int(sys.argv[3])
+store = RecordStore(sys.argv[1], {"features": (6, 1024)})
+keys = [number.to_bytes(16, "big") for number in range(count)]
+stored = Features(store, *store.find(keys))
+assert stored.is_decoded().all()
+rows = torch.arange(count)
+head = Head(1024, 4, 2, 2, 0.0)
+fitting.compute_logits(head, stored, rows[:1024])
+before = most_memory()
+fitting.compute_logits(head, stored, rows)
+mean_and_std(stored[batch].flatten(0, 1) for batch in rows.split(64))
+for batch in torch.randperm(count)[:2048].split(8):
+    stored[batch, batch % 6]
+print(most_memory() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_images_above_the_limit(tmp_path):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("this system has no /proc, which has a process's memory")
+    count = 8_000
+    values = np.random.default_rng(0).random((count, len(REGIONS), 1024), np.float32)
+    store_features(tmp_path, values)
+    [path] = tmp_path.glob("*.features")
+    size = path.stat().st_size // 2**20
+    limit = values.nbytes // 2 - 1  # of float16, a byte less than all
+    command = [sys.executable, "-c", READ_ALL, tmp_path, str(count), str(limit)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+    path.unlink()
+    assert done.returncode == 0, done.stderr
+    assert size > 90 and int(done.stdout) < size / 2  # MiB

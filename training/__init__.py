@@ -1,0 +1,1 @@
+"""Features of images, and what is fitted on them."""

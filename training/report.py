@@ -1,0 +1,131 @@
+"""What a training reports: lines in the terminal, and tables and figures beside its checkpoint.
+
+checkpoint_script.history.csv       checkpoint_script.curves.png
+checkpoint_script.categories.csv    checkpoint_script.confusion.png
+checkpoint_script.unreadable.csv    checkpoint_script.mistakes.png
+labels.suspects.png, labels.near-duplicates.png: of --check_labels labels.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from evaluation.metrics import category_metrics, confident_mistakes
+from image_files.names import display_names
+from inference.results import UNUSUAL
+from system.files import save_figure, write_csv
+from training.features import Settings
+from training.fitting import Evaluation
+from utils import SPLITS, DataFolder, load_image, thumbnail
+
+MAX_MISTAKES = 12  # in the gallery
+
+
+def write_report(
+    checkpoint: Path,
+    history: list[dict],
+    epoch: int,
+    data: DataFolder,
+    files: Sequence[str],
+    labels: torch.Tensor,
+    probs: torch.Tensor,
+    names: Mapping[str, str],
+) -> list[Path]:
+    """Write tables and figures of a training beside its checkpoint; returns their paths.
+
+    Args:
+        epoch: the one whose weights are used.
+        files, labels, probs: the paths in `data` of the N images of test, the indices (N,) of their
+            categories, and their predicted probabilities (N, num_classes).
+        names: category folder -> name; a category without one has its folder's name.
+
+    Raises:
+        UserError: a file cannot be written, or an image is no longer there.
+    """
+    from evaluation import plots  # here, because it takes a second
+
+    category_names = display_names(list(data.class_to_idx), names)
+    rows = category_table(list(data.class_to_idx), category_names, labels, probs)
+    tables = {"history.csv": history, "categories.csv": rows}
+    figures = {
+        "curves.png": plots.learning_curves(history, epoch),
+        "confusion.png": plots.confusion_matrix(labels, probs.argmax(1), category_names),
+        "mistakes.png": mistakes_figure(data.root, files, labels, probs, category_names),
+    }
+    paths = {name: checkpoint.with_suffix(f".{name}") for name in (*tables, *figures)}
+    for name, table in tables.items():
+        write_csv(paths[name], [list(table[0]), *(list(row.values()) for row in table)])
+    for name, figure in figures.items():
+        save_figure(figure, paths[name])
+    return list(paths.values())
+
+
+def category_table(
+    categories: Sequence[str], names: Sequence[str], labels: torch.Tensor, probs: torch.Tensor
+) -> list[dict]:
+    """Return one row a category: "category", "name" and its `category_metrics`."""
+    measured = category_metrics(labels, probs.argmax(1), len(names))
+    columns = zip(categories, names, measured, strict=True)
+    return [{"category": category, "name": name, **row} for category, name, row in columns]
+
+
+def mistakes_figure(
+    root: str,
+    files: Sequence[str],
+    labels: torch.Tensor,
+    probs: torch.Tensor,
+    names: Sequence[str],
+):
+    """Draw the most confident incorrect predictions; names: (num_classes,) of the categories."""
+    from evaluation import plots
+
+    mistakes = confident_mistakes(labels, probs)[:MAX_MISTAKES].tolist()
+    return plots.mistakes_gallery(
+        load_thumbnails(root, [files[i] for i in mistakes]),
+        [files[i] for i in mistakes],
+        [names[int(labels[i])] for i in mistakes],
+        [names[int(probs[i].argmax())] for i in mistakes],
+        [probs[i].max().item() for i in mistakes],
+    )
+
+
+def load_thumbnails(root: str, paths: Sequence[str]) -> list[Image.Image]:
+    """Return small copies of images, whose paths are relative to `root`."""
+    return [thumbnail(load_image(os.path.join(root, path))) for path in paths]
+
+
+def format_plan(args: argparse.Namespace, data: DataFolder, path: Path, settings: Settings) -> str:
+    """Format what was found, what will be done, and the file that will be written."""
+    lines = [
+        f"{split:5}  {len(data.paths[split]):7} images  {len(set(data.labels[split])):5} categories"
+        for split in SPLITS
+    ]
+    cache = "not stored (--no_cache)" if args.no_cache else f"stored in {args.cache_dir}"
+    return "\n".join(lines) + (
+        f"\n{args.arch} with weights {args.weights}, {args.views} view(s) of each training image, "
+        f"{args.image_size} pixels, on {settings.device} "
+        f"in {str(settings.precision).removeprefix('torch.')}\n"
+        f"will write {path}; features are {cache}"
+    )
+
+
+def format_results(path: Path, evaluation: Evaluation) -> str:
+    """Format the metrics of test, and the command that uses the checkpoint."""
+    test = {name: f"{value:.1%}" for name, value in evaluation.metrics.items()}
+    unusual = "no novelty: no category has two different images in train"
+    if evaluation.detector is not None:
+        count = int((evaluation.novelty < UNUSUAL).sum())
+        unusual = f"{count} of these images resemble no category (novelty below {UNUSUAL})"
+    return (
+        f"test accuracy {test['test_accuracy']} ({len(evaluation.probs)} images), top-5 "
+        f"{test['test_top5_accuracy']}, mean of the categories {test['test_class_accuracy']}\n"
+        f"calibration error {test['test_ece']} at temperature {evaluation.temperature:.2f} "
+        f"({test['test_ece_without_temperature']} without)\n{unusual}\n"
+        f"saved {path}; to use it: python predict.py --input IMAGE --checkpoint {path}"
+    )

@@ -1,0 +1,161 @@
+"""The state that an interrupted training leaves beside its checkpoint, and resuming from it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from networks.checkpoint_files import load_torch, save_torch
+from system.files import escape, read_csv, write_csv
+from system.messages import UserError, shorten, warn
+
+INPUTS_FILE = "images.csv"
+SAVE_INTERVAL = 2  # seconds at least between two states that are written
+
+
+def is_finished(checkpoint: Path, arguments: dict[str, Any]) -> bool:
+    """Return whether a checkpoint was written by a training with these arguments.
+
+    Raises:
+        UserError: no training is unfinished, and that of the checkpoint had other arguments.
+    """
+    if _folder_of(checkpoint).exists() or not checkpoint.exists():
+        return False
+    content = load_torch(checkpoint, "checkpoint")
+    previous = content.get("arguments") if isinstance(content, dict) else None
+    if not isinstance(previous, dict):
+        raise UserError(f"{checkpoint}: not a checkpoint of this program")
+    _check_arguments(previous, arguments, "finished")
+    return True
+
+
+def _folder_of(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}.unfinished")
+
+
+def _check_arguments(previous: dict[str, Any], arguments: dict[str, Any], kind: str) -> None:
+    """Raise UserError if a run had other arguments."""
+    for name, value in arguments.items():
+        if name != "resume" and previous.get(name) != value:
+            remedy = "type that, or leave out --resume to start from the beginning"
+            if kind == "finished":
+                remedy = (
+                    "its learning rate has come to 0, so that it cannot be continued; leave out "
+                    "--resume to train anew, with the stored features"
+                )
+            raise UserError(
+                f"--resume: the {kind} run had --{name} {previous.get(name)}, not {value}; {remedy}"
+            )
+
+
+class UnfinishedRun:
+    """A folder `CHECKPOINT.unfinished` with the arguments and the last state of a training.
+
+    Args:
+        checkpoint: the file that the training will write.
+        arguments: those of the command line.
+        inputs: what the training learns from: path of a file -> description of its content.
+        resume: continue from the folder if it exists; otherwise its content is replaced.
+
+    Raises:
+        UserError: with `resume`, if the interrupted run had other arguments or its state is
+            damaged; or the folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        arguments: dict[str, Any],
+        inputs: dict[str, str],
+        resume: bool,
+    ):
+        self.folder = _folder_of(checkpoint)
+        self.path = self.folder / "state.pth"
+        self.arguments, self.inputs_digest = arguments, ""
+        self.content: dict[str, Any] | None = None
+        self.saved_at = -math.inf
+        if resume and self.path.exists():
+            self.content = self._load()
+            _check_arguments(self.content["arguments"], arguments, "interrupted")
+            self._check_inputs(inputs)
+            return
+        if resume:
+            warn(f"--resume: nothing to resume in {self.folder}: starting from the beginning")
+        self.remove()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot make it: {error.strerror}") from error
+        write_csv(self.folder / INPUTS_FILE, inputs.items())
+        self.save(None)
+
+    def _load(self) -> dict[str, Any]:
+        """Return what `save` wrote; a copy, since not every system replaces a file in use."""
+        remedy = "delete it, or leave out --resume"
+        try:
+            content = load_torch(self.path, "state of an interrupted run")
+        except UserError as error:
+            raise UserError(f"{error}; {remedy}") from error
+        if not (
+            isinstance(content, dict)
+            and isinstance(content.get("arguments"), dict)
+            and isinstance(content.get("features"), str)
+            and isinstance(content.get("state", ""), dict | None)
+        ):
+            kind = "not the state of an interrupted run"
+            raise UserError(f"{self.path}: {kind}; {remedy}")
+        return copy.deepcopy(content)
+
+    def _check_inputs(self, inputs: dict[str, str]) -> None:
+        """Raise UserError if files have come, gone or changed since the interrupted run."""
+        previous = {row[0]: row[1] for row in read_csv(self.folder / INPUTS_FILE)}
+        inputs = {escape(path): escape(text) for path, text in inputs.items()}
+        differences = [f"{path} is gone" for path in previous if path not in inputs]
+        differences += [f"{path} is new" for path in inputs if path not in previous]
+        for path, text in inputs.items():
+            if previous.get(path, text) != text:
+                differences.append(f"{path} has changed")
+        if differences:
+            raise UserError(
+                f"--resume: {len(differences)} images differ from those of the interrupted run: "
+                f"{shorten(differences)}; undo this, or leave out --resume to start from the "
+                "beginning"
+            )
+
+    def save(self, state: dict[str, Any] | None) -> None:
+        """Write the state, unless that was done SAVE_INTERVAL ago; None: no epoch is complete."""
+        if state and time.monotonic() - self.saved_at < SAVE_INTERVAL:
+            return
+        content = {"arguments": self.arguments, "features": self.inputs_digest, "state": state}
+        try:
+            save_torch(content, self.path)
+        except UserError as error:  # such as a full disk, which may have space at the end
+            warn(f"{error}; if the training is interrupted, --resume starts from an earlier epoch")
+        self.saved_at = time.monotonic()
+
+    def state_for(self, inputs_digest: str) -> dict[str, Any] | None:
+        """Return the state to continue from, if there is one.
+
+        Args:
+            inputs_digest: identifies what the training learns from.
+
+        Raises:
+            UserError: the interrupted run learned from something else.
+        """
+        self.inputs_digest = inputs_digest
+        if not self.content or not self.content["state"]:
+            return None
+        if self.content["features"] != inputs_digest:
+            raise UserError(
+                "--resume: other images can be read than in the interrupted run; leave out "
+                "--resume to start from the beginning"
+            )
+        return self.content["state"]
+
+    def remove(self) -> None:
+        """Delete the folder, if it exists."""
+        shutil.rmtree(self.folder, ignore_errors=True)
