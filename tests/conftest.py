@@ -77,6 +77,13 @@ def run_and_list_imports(script: str, names, *args) -> tuple[str, list[str]]:
     return "\n".join(output), ast.literal_eval(imported)
 
 
+def free_port() -> str:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Like `run`, but in this process, which saves the imports."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import backbone_of, detector_of, same_bits, small_backbone
-from test_torch_files import INVALID_TENSORS, UNSAFE_FILES
+from test_checkpoint_files import INVALID_TENSORS, UNSAFE_FILES
 from torch import nn
 from torchvision import models
 

@@ -346,15 +346,7 @@ def test_novelty_is_written_for_every_image(predict_images, checkpoint, photos, 
 
 HEAVY = ("matplotlib", "seaborn", "pandas", "scipy", "IPython", "notebook", "onnx", "platformdirs")
 HEAVY += ("torchvision", "torch._dynamo")
-PROJECT = (
-    "train",
-    "features",
-    "fitting",
-    "data_check",
-    "report",
-    "plots",
-    "training.feature_store",
-)
+PROJECT = ("train", "training", "checks", "evaluation.plots")
 
 
 def test_nothing_is_imported_that_a_prediction_does_not_need(trained, images):

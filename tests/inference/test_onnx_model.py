@@ -25,6 +25,7 @@ from conftest import (
     TIMEOUT,
     assert_error,
     draw,
+    free_port,
     parse_results,
     run,
     run_and_list_imports,
@@ -479,8 +480,6 @@ def upload(url: str, name: str, content: bytes) -> tuple[int, dict]:
 
 def test_the_server_predicts_what_is_uploaded(small, tmp_path):
     pytest.importorskip("flask", reason="the server needs flask: pip install flask")
-    from test_parallel import free_port
-
     port = free_port()
     command = [sys.executable, "assets/serve_example.py", str(small[1]), port]
     env = os.environ | hide(tmp_path / "hidden", HIDDEN)

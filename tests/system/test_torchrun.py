@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from conftest import (
     backbone_of,
     children,
     feature_files,
+    free_port,
     make_images,
     run,
     same_bits,
@@ -54,12 +54,6 @@ def test_without_torchrun_one_process_does_all_the_work():
         results = scatter_and_gather(iter([1, 2, 3]), lambda x: batches.append(x) or x, chunk=2)
         assert list(results) == [1, 2, 3] and len(batches) == 1
         assert list(scatter_and_gather([], negate_all, chunk=2)) == []
-
-
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 def check_group(rank: int, port: str) -> None:

@@ -562,7 +562,7 @@ def test_a_signal_during_the_report_keeps_its_promise(data, tiny, call, tmp_path
         time.sleep(TIMEOUT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("report.write_report", stopping)
+        patch.setattr("training.report.write_report", stopping)
         done = call("train.py", *flags)
     assert done.returncode == 143 and done.stderr.endswith("train.py: terminated\n")
     before = state_of(tmp_path / "model.pth")
