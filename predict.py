@@ -46,7 +46,7 @@ from system.files import save_figure, sha256_of
 from system.messages import is_first_process, one_line, warn
 from system.outputs import check_output, check_outputs
 from system.scripts import import_optional
-from system.torchrun import is_alone, process_group, rank_and_size, scatter_and_gather
+from system.torchrun import is_alone, process_group, scatter_and_gather
 
 SETTINGS = ("top_k", "min_probability", "min_novelty")  # that --resume needs unchanged
 MIN_PLOTTED = 5  # categories in the figure of --plot
@@ -214,10 +214,12 @@ def main(command_line: list[str] | None = None) -> None:
     if args.to_onnx or is_single(args):
         alone = export if args.to_onnx else predict_one
         return alone(args) if is_first_process() else None
-    with process_group() as rank:
+    with process_group():
         model = load_model(args)
         work = evaluate if args.evaluate else predict_many
-        unreadable = work(model, args) if rank == 0 else len(list(stream_all(model, [], args)))
+        unreadable = (
+            work(model, args) if is_first_process() else len(list(stream_all(model, [], args)))
+        )
     if unreadable:
         sys.exit(1)
 
@@ -232,7 +234,7 @@ def load_model(args: argparse.Namespace) -> Predictor:
     model.means, model.stds = args.means or model.means, args.stds or model.stds
     if args.category_names or not model.names:
         model.names = utils.load_category_names(args.category_names)
-        if model.names and not (args.category_names or args.quiet or rank_and_size()[0]):
+        if model.names and not (args.category_names or args.quiet or not is_first_process()):
             warn(f"{args.checkpoint} has no names of categories: used {utils.CATEGORY_NAMES}")
     if args.verbose:
         print(f"{one_line(args.checkpoint)}: sha256 {sha256_of(args.checkpoint)}", file=sys.stderr)

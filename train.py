@@ -37,7 +37,7 @@ from checks.galleries import galleries, write_galleries
 from image_files.oxford102 import NUM_CATEGORIES, download_oxford102
 from system import arguments, devices, scripts
 from system.arguments import whole_number
-from system.messages import UserError, warn
+from system.messages import UserError, is_first_process, warn
 from system.outputs import check_no_input_below, check_output, lock, output_path
 from system.torchrun import process_group
 from training import fitting, report
@@ -122,8 +122,8 @@ def main(command_line: list[str] | None = None) -> None:
         image_size=args.image_size,
         maps=args.fine_tune > 0,
     )
-    with process_group() as rank:
-        if rank > 0:
+    with process_group():
+        if not is_first_process():
             backbone = model.Backbone(args.arch)
             return None if args.check else assist_extraction(backbone, args.data_dir, settings)
         if args.check or args.check_labels:

@@ -54,13 +54,13 @@ def select_precision(device: torch.device, name: str = "auto") -> torch.dtype:
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        is_native = torch.cuda.get_device_capability(device) >= (8, 0)
     elif device.type == "cpu":
         capabilities: dict = getattr(torch.cpu, "get_capabilities", dict)()
-        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        is_native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     else:
-        native = False
-    return torch.bfloat16 if native else torch.float32
+        is_native = False
+    return torch.bfloat16 if is_native else torch.float32
 
 
 def available_cores() -> int:

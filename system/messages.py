@@ -17,8 +17,9 @@ class UserError(Exception):
 
 
 def is_first_process() -> bool:
-    """Return whether this is the only process, or the first one of torchrun."""
-    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+    """Return whether this is the only process of the command, or the first one of torchrun."""
+    is_only = os.environ.get("WORLD_SIZE", "") in ("", "1")
+    return is_only or os.environ.get("RANK", "0") == "0"
 
 
 def warn(message: str) -> None:
@@ -58,11 +59,14 @@ def progress(
     """
     from tqdm import tqdm  # here, because a script's first lines import this module
 
-    start, first, is_hidden = time.monotonic(), done, not sys.stderr.isatty()
+    start = time.monotonic()
+    first = done
+    is_hidden = not sys.stderr.isatty()
     with tqdm(total=total, initial=done, desc=label, disable=is_hidden, delay=delay) as bar:
         for batch in batches:
             yield batch
-            previous, done = done, done + size(batch)
+            previous = done
+            done += size(batch)
             bar.update(done - previous)
             passed = time.monotonic() - start
             if is_hidden and done * 10 // total > previous * 10 // total and passed >= delay:

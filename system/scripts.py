@@ -29,7 +29,7 @@ def prepare(name: str) -> None:
     everything that is printed to that stream would go into the file.
 
     Args:
-        name: of the script, for the line. `system.scripts.run_script` handles later signals.
+        name: of the script, for the line. `run_script` handles later signals.
     """
     # Python searches all that is imported for garbage, during the imports and when it ends.
     gc.disable()  # until `run_script`
@@ -62,7 +62,7 @@ def run_script(main: Callable[[], object], name: str, hint: str = "") -> None:
     `hint`. If the reader of standard output is gone, the script ends silently with 141. A second
     signal ends it at once. Under torchrun, the first process prints an error that all have.
     """
-    gc.enable()  # see `startup.prepare`
+    gc.enable()  # which `prepare` switched off
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         if previous[number] is not signal.SIG_IGN:
@@ -127,7 +127,7 @@ def _print_error(message: str) -> int:
     When the first process has printed it, torchrun ends this one. If this one ended before,
     torchrun would end the first one, which may still import.
     """
-    if not is_first_process():
+    if "TORCHELASTIC_RUN_ID" in os.environ and not is_first_process():
         _exit_at_next_signal()
         time.sleep(FIRST_SECONDS)
     print(one_line(message), file=sys.stderr)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from system.messages import UserError, shorten
+from system.messages import UserError, is_first_process, shorten
 from system.scripts import import_optional
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")  # that torchrun sets
 JOIN_TIMEOUT = 50  # seconds
 WORK_TIMEOUT = 86_400  # while the first process reads a million files; an end is noticed at once
-ERROR_KEY = "error"  # of another process than the first, in the group's store
+ERROR_KEY = "error"  # of another process than the first, in `_stores`
 
 T = TypeVar("T")
 R = TypeVar("R")
+_stores: list[dist.Store] = []  # of the group that this process has joined: keys that all can read
 
 
 def is_alone() -> bool:
@@ -39,31 +40,35 @@ def is_alone() -> bool:
 
 
 @contextlib.contextmanager
-def process_group() -> Iterator[int]:
-    """Join the process group of torchrun, if there is one; yields this process's rank.
+def process_group() -> Iterator[None]:
+    """Join the process group of torchrun, if there is one, and leave it at the end.
 
     Raises:
         UserError: the other processes do not come within JOIN_TIMEOUT, or the variables that
             describe the group are incomplete: they may be those of another job.
     """
     if is_alone():
-        yield 0
+        yield
         return
     [dist] = import_optional("torchrun", "torch.distributed")
-    _join()
+    _stores.append(_join())
     try:
-        yield dist.get_rank()
+        yield
     except UserError as error:
-        if dist.get_rank() > 0:  # the first process prints it
+        if not is_first_process():  # which prints it
             with contextlib.suppress(RuntimeError):
-                _store().set(ERROR_KEY, str(error))
+                _stores[-1].set(ERROR_KEY, str(error))
         raise
     finally:
         dist.destroy_process_group()
+        _stores.pop()
 
 
-def _join() -> None:
-    """Initialize torch.distributed, in a thread: the main one then gets Ctrl-C and SIGTERM."""
+def _join() -> dist.Store:
+    """Initialize torch.distributed; returns the store of the group.
+
+    That is done in a thread: the main one then gets Ctrl-C and SIGTERM.
+    """
     values = {name: os.environ.get(name, "") for name in VARIABLES}
     described = ", ".join(f"{name}={value}" for name, value in values.items() if value)
     remedy = f"; to run alone: env -u {' -u '.join(VARIABLES)} python ..."
@@ -71,21 +76,12 @@ def _join() -> None:
         if not value or (name != "MASTER_ADDR" and not value.isdecimal()):
             what = f"is {value!r}" if value else "is missing"
             raise UserError(f"{described} ask for several processes, but {name} {what}{remedy}")
-    import torch.distributed as dist
-
     errors: list[Exception] = []
+    stores: list[dist.Store] = []
 
     def initialize() -> None:
         try:
-            timeout = datetime.timedelta(seconds=JOIN_TIMEOUT)
-            store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            store = dist.PrefixStore(f"image-classifier/{attempt}", store)
-            store.set(f"joined {rank}", "")
-            store.wait([f"joined {other}" for other in range(size)], timeout)
-            group = {"store": store, "rank": rank, "world_size": size}
-            timeout = datetime.timedelta(seconds=WORK_TIMEOUT)
-            dist.init_process_group("gloo", timeout=timeout, **group)
+            stores.append(_initialize())
         except Exception as error:
             errors.append(error)
 
@@ -99,12 +95,22 @@ def _join() -> None:
             f"{described}: the other processes did not come within {JOIN_TIMEOUT} seconds "
             f"({reason}){remedy}"
         ) from errors[0]
+    return stores[0]
 
 
-def _store() -> dist.Store:
+def _initialize() -> dist.Store:
+    """Wait for all processes of the group and initialize torch.distributed; returns the store."""
     import torch.distributed as dist
 
-    return dist.distributed_c10d._get_default_store()
+    timeout = datetime.timedelta(seconds=JOIN_TIMEOUT)
+    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"image-classifier/{attempt}", store)
+    store.set(f"joined {rank}", "")
+    store.wait([f"joined {other}" for other in range(size)], timeout)
+    timeout = datetime.timedelta(seconds=WORK_TIMEOUT)
+    dist.init_process_group("gloo", timeout=timeout, store=store, rank=rank, world_size=size)
+    return store
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -113,7 +119,9 @@ def rank_and_size() -> tuple[int, int]:
         return 0, 1
     import torch.distributed as dist
 
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
 
 
 @contextlib.contextmanager
@@ -124,8 +132,8 @@ def _lost_process_is_an_error() -> Iterator[None]:
     except RuntimeError as error:
         reason = ""
         with contextlib.suppress(RuntimeError):
-            if _store().check([ERROR_KEY]):
-                reason = f" ({_store().get(ERROR_KEY).decode()})"
+            if _stores[-1].check([ERROR_KEY]):
+                reason = f" ({_stores[-1].get(ERROR_KEY).decode()})"
         raise UserError(
             f"another process of this run has ended{reason}; the features computed so far are "
             "stored: the same command continues from there"
@@ -182,7 +190,8 @@ def scatter_and_gather(
     Raises:
         UserError: another process has ended.
     """
-    (rank, size), iterator = rank_and_size(), iter(items)
+    rank, size = rank_and_size()
+    iterator = iter(items)
     if size == 1:
         yield from work(iterator)
         return

@@ -30,6 +30,7 @@ from conftest import (
     wait_for_features,
 )
 
+from system.messages import is_first_process
 from system.torchrun import (
     VARIABLES,
     broadcast,
@@ -48,8 +49,8 @@ def negate_all(numbers):
 
 
 def test_without_torchrun_one_process_does_all_the_work():
-    with process_group() as rank:
-        assert rank == 0 and rank_and_size() == (0, 1) and not dist.is_initialized()
+    with process_group():
+        assert is_first_process() and rank_and_size() == (0, 1) and not dist.is_initialized()
         batches = []
         results = scatter_and_gather(iter([1, 2, 3]), lambda x: batches.append(x) or x, chunk=2)
         assert list(results) == [1, 2, 3] and len(batches) == 1
@@ -67,8 +68,8 @@ def check_group(rank: int, port: str) -> None:
         sizes.append(len(numbers))
         return negate_all(numbers)
 
-    with process_group() as own_rank:
-        assert own_rank == rank and rank_and_size() == (rank, 3)
+    with process_group():
+        assert is_first_process() == (rank == 0) and rank_and_size() == (rank, 3)
         assert broadcast({"rank": rank}) == {"rank": 0}
         tensors = [torch.full((2, 3), rank), torch.full((1,), 10 + rank)]
         broadcast_tensors(tensors)
