@@ -1,4 +1,4 @@
-"""data_check: leaks, unreadable files, and the report of --check."""
+"""checks.data_folder: leaks, unreadable files, and the report of --check."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""training/fitting.py: rows that are held out; fitting.py has the same with real heads."""
+"""training/fitting.py: rows that are held out; test_fitting.py has the same with real heads."""
 
 import torch
 
