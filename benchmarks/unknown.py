@@ -35,9 +35,8 @@ from evaluation.calibration import fit_temperature
 from evaluation.metrics import auroc, fpr95
 from image_files.digests import digest_of_file
 from image_files.folders import files_below
-from inference.results import UNUSUAL
 from model import Head
-from networks.novelty import fit_detector
+from networks.novelty import NOVELTY_LIMIT, fit_detector
 from system.arguments import whole_number
 from training import fitting
 from training.feature_store import default_cache_folder
@@ -102,11 +101,11 @@ def scores_of(
     for layer in layers["train"]:
         detector = fit_detector([(layers["train"][layer], train_labels)], HIDDEN, classes)
         assert detector is not None
-        measured = {name: detector.measure(x[layer], logits[name]) for name, x in layers.items()}
+        measured = {name: detector.scores(x[layer], logits[name]) for name, x in layers.items()}
         scores[f"distance, {layer}"] = {name: -x[:, 0] for name, x in measured.items()}
         if layer != "mean over regions":
             continue
-        scores["doubt"] = {name: -x[:, 1] for name, x in measured.items()}
+        scores["uncertainty"] = {name: -x[:, 1] for name, x in measured.items()}
         first = torch.tensor([valid.tolist().index(label) for label in range(classes)])
         few, all_rows = "novelty, from one valid image a category", torch.arange(len(valid))
         for score, rows in ((few, first), ("novelty", all_rows)):
@@ -141,8 +140,8 @@ def measure(
             table[score][f"{kind} FPR95"] = 100 * fpr95(x["test"], x[kind])
         if "novelty" in score:
             for kind in ("test", "far"):
-                table[score][f"{kind} below {UNUSUAL}"] = (
-                    100 * (x[kind] < UNUSUAL).float().mean().item()
+                table[score][f"{kind} below {NOVELTY_LIMIT}"] = (
+                    100 * (x[kind] < NOVELTY_LIMIT).float().mean().item()
                 )
             table[score]["test below 0.05"] = 100 * (x["test"] < 0.05).float().mean().item()
     return table

@@ -3,8 +3,8 @@
     hidden layer (N, D) and logits (N, num_classes) -> novelty (N,)
 
 Novelty is the share of images of the known categories that are at least as unusual: 0.01 means one
-in a hundred. Two values say how unusual an image is. `distance` is large for what is far from
-every category, `doubt` for what lies between them; benchmarks/README.md compares them.
+in a hundred. Two scores say how unusual an image is. `distance` is large for what is far from every
+category, `uncertainty` for what lies between them; benchmarks/README.md compares them.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+NOVELTY_LIMIT = 0.003  # novelty below which an image is reported; see benchmarks/README.md
+SCORES = ("distance", "uncertainty")  # the columns of `NoveltyDetector.scores`
+UNCERTAINTY_WEIGHT = 0.8  # in the mean of the two shares; that of the distance is 0.2
+PRIOR_STDS = (0.3, 1.2)  # what `calibrate` assumes of the scores' standard deviations
+PRIOR_COUNT = 10  # as how many images that counts
 MAX_UNITS = 512  # of the hidden layer that are used: the size of a checkpoint stays bounded
-DOUBT_WEIGHT = 0.8  # of `doubt` in the mean of the two shares; `distance` has the rest
-# What `calibrate` assumes of the two standard deviations, and as how many images that counts.
-USUAL_STDS, USUAL_WEIGHT = (0.3, 1.2), 10
 
 
 class NoveltyDetector(nn.Module):
     """Compares hidden layers and logits of images with those of known categories.
 
     `distance` is the logarithm of the squared Mahalanobis distance to the nearest category mean,
-    with one covariance for all categories (Lee et al. 2018). `doubt` is the logarithm of the odds
-    against the most likely category. Each is nearly normally distributed over known images, which
-    turns it into a share of them; novelty is the weighted harmonic mean of the two shares (Wilson
-    2019), which is small if one of them is.
+    with one covariance for all categories (Lee et al. 2018). `uncertainty` is the logarithm of the
+    odds against the most likely category. Each is nearly normally distributed over known images,
+    which turns it into a share of them; novelty is the weighted harmonic mean of the two shares
+    (Wilson 2019), which is small if one of them is.
 
     Attributes:
         whitening: (D, D), multiplies hidden layers so that their covariance becomes the identity.
         means: (num_classes, D) of the categories, after whitening.
-        calibration: (2, 2), mean and standard deviation (rows) of distance and doubt (columns).
+        calibration: (2, 2), mean and standard deviation (rows) of each of SCORES (columns).
     """
 
     whitening: torch.Tensor
@@ -44,47 +46,51 @@ class NoveltyDetector(nn.Module):
         size = min(hidden_units, MAX_UNITS)
         self.register_buffer("whitening", torch.zeros(size, size))
         self.register_buffer("means", torch.zeros(num_classes, size))
-        self.register_buffer("calibration", torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        calibration = torch.zeros(2, len(SCORES))
+        calibration[1] = 1
+        self.register_buffer("calibration", calibration)
 
     def forward(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Hidden layers (N, hidden_units), logits (N, num_classes) -> novelty (N,), 0-1."""
-        return self.novelty_of(self.measure(hidden, logits))
+        return self.novelty_of(self.scores(hidden, logits))
 
-    def measure(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Return distance and doubt, (N, 2) float32; arguments as in `forward`."""
-        x, means = hidden[:, : len(self.whitening)] @ self.whitening, self.means
-        squares = x.square().sum(1, keepdim=True) - 2 * x @ means.T + means.square().sum(1)
+    def scores(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Hidden layers (N, hidden_units), logits (N, num_classes) -> SCORES (N, 2) float32."""
+        x = hidden[:, : len(self.whitening)] @ self.whitening
+        products = x @ self.means.T  # (N, num_classes)
+        squares = x.square().sum(1, keepdim=True) - 2 * products + self.means.square().sum(1)
         distance = squares.amin(1).clamp(min=1e-6).log()
         prob = logits.softmax(1).amax(1).clamp(max=1 - 1e-6)
-        return torch.stack([distance, ((1 - prob) / prob).log()], 1)
+        uncertainty = ((1 - prob) / prob).log()
+        return torch.stack([distance, uncertainty], 1)
 
-    def novelty_of(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the novelty (N,) of what `measure` returned."""
+    def novelty_of(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the novelty (N,) of scores (N, 2)."""
         mean, std = self.calibration
-        shares = 0.5 * (1 - torch.erf((values - mean) / std / 2**0.5))  # (N, 2)
-        distance, doubt = shares.unbind(1)  # 1 / 0 is infinite, and makes novelty 0
-        return 1 / ((1 - DOUBT_WEIGHT) / distance + DOUBT_WEIGHT / doubt)
+        shares = 0.5 * (1 - torch.erf((scores - mean) / std / 2**0.5))  # (N, 2)
+        distance, uncertainty = shares.unbind(1)  # 1 / 0 is infinite, and makes novelty 0
+        return 1 / ((1 - UNCERTAINTY_WEIGHT) / distance + UNCERTAINTY_WEIGHT / uncertainty)
 
     def check(self) -> None:
         """Raise ValueError if a standard deviation is not above 0."""
         if not (self.calibration[1] > 0).all():
             raise ValueError("invalid novelty detector")
 
-    def calibrate(self, values: torch.Tensor) -> None:
-        """Set the distribution of distance and doubt over known images.
+    def calibrate(self, scores: torch.Tensor) -> None:
+        """Set the distribution of the scores over known images.
 
-        The standard deviation is that of the values above the mean, since large values matter, and
-        small ones are spread otherwise. With few images, it is closer to USUAL_STDS.
+        The standard deviation is that of the scores above the mean, since large ones matter, and
+        small ones are spread otherwise. With few images, it is closer to PRIOR_STDS.
 
         Args:
-            values: (N, 2) of `measure`, for images of the categories that were not used in fitting.
+            scores: (N, 2), of images of the categories that were not used in fitting.
         """
-        mean = values.mean(0)
-        excess = (values - mean).clamp(min=0)  # (N, 2)
-        squares, counts = 2 * excess.square().sum(0), 2 * (excess > 0).sum(0)
-        squares += USUAL_WEIGHT * torch.tensor(USUAL_STDS).square()
-        variance = squares / ((counts - 1).clamp(min=0) + USUAL_WEIGHT)
-        variance *= 1 + 1 / len(values)  # the mean is uncertain as well
+        mean = scores.mean(0)
+        excess = (scores - mean).clamp(min=0)  # (N, 2)
+        squares = 2 * excess.square().sum(0) + PRIOR_COUNT * torch.tensor(PRIOR_STDS).square()
+        counts = 2 * (excess > 0).sum(0)
+        variance = squares / ((counts - 1).clamp(min=0) + PRIOR_COUNT)
+        variance *= 1 + 1 / len(scores)  # the mean is uncertain as well
         self.calibration.copy_(torch.stack([mean, variance.sqrt()]))
 
 
@@ -101,8 +107,9 @@ def fit_detector(
     """
     detector = NoveltyDetector(hidden_units, num_classes)
     size = len(detector.whitening)
-    sums, counts = torch.zeros(num_classes, size).double(), torch.zeros(num_classes).double()
-    products = torch.zeros(size, size).double()
+    counts = torch.zeros(num_classes, dtype=torch.float64)
+    sums = torch.zeros(num_classes, size, dtype=torch.float64)
+    products = torch.zeros(size, size, dtype=torch.float64)
     for hidden, labels in batches:
         x = hidden[:, :size].double()
         sums.index_add_(0, labels, x)
@@ -141,10 +148,13 @@ def shrink_covariance(covariance: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def calibrated_novelty(
-    detector: NoveltyDetector | None, known: torch.Tensor, values: torch.Tensor
+    detector: NoveltyDetector | None, known_scores: torch.Tensor, scores: torch.Tensor
 ) -> torch.Tensor:
-    """Calibrate a detector on known images, and return the novelty (N,) of what it measured."""
+    """Calibrate a detector on known images, and return the novelty (N,) of scores (N, 2).
+
+    Without a detector, it is NaN.
+    """
     if detector is None:
-        return torch.full((len(values),), torch.nan)
-    detector.calibrate(known)
-    return detector.novelty_of(values)
+        return torch.full((len(scores),), torch.nan)
+    detector.calibrate(known_scores)
+    return detector.novelty_of(scores)

@@ -317,7 +317,7 @@ def detector_of(hidden_units: int, num_classes: int = 3) -> novelty.NoveltyDetec
     hidden = torch.rand(40, hidden_units, generator=generator) + labels[:, None]
     detector = novelty.fit_detector([(hidden, labels)], hidden_units, num_classes)
     logits = 3 * torch.rand(20, num_classes, generator=generator)
-    detector.calibrate(detector.measure(hidden[:20] + 0.1, logits))
+    detector.calibrate(detector.scores(hidden[:20] + 0.1, logits))
     return detector
 
 

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from evaluation.calibration import fit_temperature
 from evaluation.metrics import metrics
 from model import REGIONS, Backbone, Head
-from networks.novelty import NoveltyDetector, calibrated_novelty
+from networks.novelty import SCORES, NoveltyDetector, calibrated_novelty
 from networks.vgg import replace_second_stage
 from system.devices import one_thread
 from system.messages import progress
@@ -36,9 +36,6 @@ LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchm
 BLOCK_RATE, HEAD_RATE = 0.1, 0.1  # of fine-tuning, as fractions of the learning rate
 FINE_TUNE_BATCH_SIZE = 8  # views
 STATISTICS_BATCH_SIZE = 64  # views
-MIRRORED_REGIONS = [
-    REGIONS.index((top, round(1 - start - side, 3), side)) for top, start, side in REGIONS
-]
 
 
 class Samples(NamedTuple):
@@ -270,7 +267,8 @@ class FineTunedFeatures:
         Regions on the left and on the right are then exchanged, in the first stage as well.
         """
         features, maps = self.features[rows], self.features.maps(rows)
-        features[is_mirrored] = features[is_mirrored][:, MIRRORED_REGIONS]
+        mirrored = [REGIONS.index((y, round(1 - x - side, 3), side)) for y, x, side in REGIONS]
+        features[is_mirrored] = features[is_mirrored][:, mirrored]
         maps[is_mirrored] = maps[is_mirrored].flip(3)
         device = next(self.backbone.parameters()).device
         maps = maps.to(device, memory_format=torch.channels_last)
@@ -380,7 +378,8 @@ def predict_folds(
         folds: int64, of each row; -1: it is not used.
         plain: (N,) int64, the rows that are predicted, one an image.
     """
-    logits, values = torch.empty(len(plain), int(labels.max()) + 1), torch.empty(len(plain), 2)
+    logits = torch.empty(len(plain), int(labels.max()) + 1)
+    scores = torch.empty(len(plain), len(SCORES))
     plain_folds = folds[plain]
     detector, is_valid = None, in_several_folds(labels[plain], plain_folds)
     numbers = plain_folds.unique().tolist()
@@ -390,8 +389,8 @@ def predict_folds(
         head = fit_on(rows, plain[held_out])
         fitted = fit_detector_on(head, features, labels, rows)
         logits[held_out], measured = compute_outputs(head, fitted, features, plain[held_out])
-        values[held_out] = measured if fitted else torch.nan
+        scores[held_out] = measured if fitted else torch.nan
         detector = fitted or detector
-    novelty = calibrated_novelty(detector, values[~values.isnan().any(1)], values)
+    novelty = calibrated_novelty(detector, scores[~scores.isnan().any(1)], scores)
     temperature = fit_temperature(logits[is_valid], labels[plain][is_valid])
     return CrossValidation((logits / temperature).softmax(1), novelty, is_valid)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from networks.novelty import NoveltyDetector, fit_detector
+from networks.novelty import SCORES, NoveltyDetector, fit_detector
 
 BATCH_SIZE = 256  # views
 
@@ -36,16 +36,17 @@ def compute_outputs(
     rows: torch.Tensor,
     batch_size: int = BATCH_SIZE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits (N, num_classes), and what the detector measures (N, 2), if there is one."""
-    logits, values = torch.empty(len(rows), head.num_classes), torch.empty(len(rows), 2)
+    """Return logits (N, num_classes), and a detector's scores (N, 2), or any without a detector."""
+    logits = torch.empty(len(rows), head.num_classes)
+    scores = torch.empty(len(rows), len(SCORES))
     starts = range(0, len(rows), batch_size)
     batches = hidden_and_logits(head, features, rows, batch_size)
     for start, (hidden, part) in zip(starts, batches, strict=True):
         batch = slice(start, start + batch_size)
         logits[batch] = part
         if detector is not None:
-            values[batch] = detector.measure(hidden, part)
-    return logits, values
+            scores[batch] = detector.scores(hidden, part)
+    return logits, scores
 
 
 def compute_logits(

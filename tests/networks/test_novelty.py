@@ -31,7 +31,7 @@ def logits_of(labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
 def detector() -> NoveltyDetector:
     labels = torch.arange(600) % CLASSES
     detector = fit_detector([(vectors(labels), labels)], UNITS, CLASSES)
-    detector.calibrate(detector.measure(vectors(labels, 1), logits_of(labels, 1)))
+    detector.calibrate(detector.scores(vectors(labels, 1), logits_of(labels, 1)))
     return detector
 
 
@@ -45,13 +45,13 @@ def test_distance_is_that_of_mahalanobis_to_the_nearest_mean(detector):
     others = vectors(labels[:10], 2).double().numpy()
     differences = others[:, None] - means
     expected = np.einsum("nki,ij,nkj->nk", differences, inverse, differences).min(1)
-    measured = detector.measure(torch.from_numpy(others).float(), logits_of(labels[:10]))
+    measured = detector.scores(torch.from_numpy(others).float(), logits_of(labels[:10]))
     np.testing.assert_allclose(measured[:, 0].exp(), expected, rtol=1e-4)
 
 
-def test_doubt_is_the_odds_against_the_most_likely_category(detector):
+def test_uncertainty_is_the_odds_against_the_most_likely_category(detector):
     probs = torch.tensor([[0.8, 0.1, 0.1], [0.4, 0.35, 0.25], [1.0, 0.0, 0.0]])
-    measured = detector.measure(torch.zeros(3, UNITS), probs.log().clamp(min=-1e4))
+    measured = detector.scores(torch.zeros(3, UNITS), probs.log().clamp(min=-1e4))
     assert measured[:2, 1].exp().tolist() == pytest.approx([0.25, 1.5], rel=1e-4)
     assert measured[:, 1].isfinite().all()
 
@@ -87,7 +87,7 @@ def test_fewer_images_than_units_and_units_that_are_never_active_give_finite_val
     x = vectors(labels)
     x[:, 2] = 0
     detector = fit_detector([(x, labels)], UNITS, CLASSES)
-    detector.calibrate(detector.measure(vectors(labels[:1], 5), logits_of(labels[:1])))
+    detector.calibrate(detector.scores(vectors(labels[:1], 5), logits_of(labels[:1])))
     detector.check()
     values = detector(vectors(labels, 6), logits_of(labels))
     assert values.isfinite().all()
@@ -106,9 +106,9 @@ def test_a_category_without_images_changes_nothing():
     detector = fit_detector([(without[1], without[0])], UNITS, CLASSES)
     fewer = fit_detector([(without[1], without[0].clamp(max=1))], UNITS, CLASSES - 1)
     args = (torch.cat([vectors(labels, 1)[1:], torch.zeros(1, UNITS)]), logits_of(labels))
-    torch.testing.assert_close(detector.measure(*args)[:, 1], fewer.measure(*args)[:, 1])
+    torch.testing.assert_close(detector.scores(*args)[:, 1], fewer.scores(*args)[:, 1])
     torch.testing.assert_close(
-        detector.measure(*args)[:, 0], fewer.measure(*args)[:, 0], rtol=0.02, atol=0.02
+        detector.scores(*args)[:, 0], fewer.scores(*args)[:, 0], rtol=0.02, atol=0.02
     )
 
 
@@ -119,16 +119,16 @@ def test_the_number_of_units_is_limited(monkeypatch):
     assert detector.whitening.shape == (5, 5) and detector.means.shape == (CLASSES, 5)
     of_five = fit_detector([(vectors(labels)[:, :5], labels)], 5, CLASSES)
     args = (vectors(labels, 1), logits_of(labels))
-    assert torch.equal(detector.measure(*args), of_five.measure(args[0][:, :5], args[1]))
+    assert torch.equal(detector.scores(*args), of_five.scores(args[0][:, :5], args[1]))
 
 
-def test_a_few_images_are_calibrated_with_the_usual_deviations():
+def test_a_few_images_are_calibrated_with_the_deviations_of_the_prior():
     detector = NoveltyDetector(UNITS, CLASSES)
     detector.calibrate(torch.tensor([[6.0, -1.0]]))
     mean, std = detector.calibration
     assert mean.tolist() == [6.0, -1.0]
-    usual = torch.tensor(novelty.USUAL_STDS)
-    torch.testing.assert_close(std, usual * 2**0.5)  # the mean is as uncertain as an image
+    prior = torch.tensor(novelty.PRIOR_STDS)
+    torch.testing.assert_close(std, prior * 2**0.5)  # the mean is as uncertain as an image
     noise = torch.randn(20000, 2, generator=torch.Generator().manual_seed(0))
     values = noise * torch.tensor([0.1, 3.0]) + torch.tensor([6.0, -1.0])
     detector.calibrate(values)

@@ -343,7 +343,7 @@ def test_the_detector_is_fitted_on_train_and_calibrated_on_valid(made_up):
         logits = head.output(hidden)
     batches = [(hidden[:20], made_up.labels[:20])]
     expected = novelty.fit_detector(batches, head.hidden_units, head.num_classes)
-    expected.calibrate(expected.measure(hidden[20:30], logits[20:30]))
+    expected.calibrate(expected.scores(hidden[20:30], logits[20:30]))
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(evaluation.detector.state_dict()[name], tensor)
     torch.testing.assert_close(evaluation.novelty, expected(hidden[30:], logits[30:]))
@@ -366,7 +366,7 @@ def test_a_final_head_is_evaluated_but_calibrated_by_the_first_one(made_up):
     torch.testing.assert_close(evaluation.probs, (logits[30:] / first.temperature).softmax(1))
     batches = [(hidden[:30], made_up.labels[:30])]  # of train and valid
     expected = novelty.fit_detector(batches, final.hidden_units, final.num_classes)
-    expected.calibrate(first.detector.measure(known[20:30], known_logits[20:30]))
+    expected.calibrate(first.detector.scores(known[20:30], known_logits[20:30]))
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(evaluation.detector.state_dict()[name], tensor)
     torch.testing.assert_close(evaluation.novelty, expected(hidden[30:], logits[30:]))

@@ -26,7 +26,7 @@ def test_outputs_are_those_of_each_row(head, batch_size):
     logits, values = compute_outputs(head, detector, features, rows, batch_size)
     with torch.no_grad():
         expected = head.eval().image_logits(features)[rows]
-        measured = detector.measure(head.image_hidden(features)[rows], expected)
+        measured = detector.scores(head.image_hidden(features)[rows], expected)
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(values, measured)
     assert torch.equal(compute_logits(head, features, rows, batch_size), logits)
