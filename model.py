@@ -5,7 +5,7 @@
     -> head     -> logits (N, num_classes), the mean over the regions
     -> probabilities (N, num_classes), and novelty (N,): how unusual each image is
 
-To add an architecture, add a row to ARCHITECTURES.
+To add an architecture, add a row to ARCHITECTURES; to add a region, add a line to REGIONS.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,67 +33,110 @@ from networks.checkpoint_files import (
     save_torch,
 )
 from networks.heat_maps import hires_cam
-from networks.novelty import NoveltyDetector
-from networks.vgg import pool_regions, replace_second_stage, vgg_layers
+from networks.novelty import NOVELTY_LIMIT, NoveltyDetector
+from networks.vgg import Region, pool_regions, replace_second_stage, vgg_layers
 from networks.weights import load_weights as load_backbone_weights
 from networks.weights import ranges_of
 from networks.winograd import replace_convolutions
 from system import devices
 from system.messages import UserError, shorten
-from utils import CROP, IMAGE_SIZES, describe_plain_view, normalize
+from utils import CROP, IMAGE_SIZES, describe_plain_view, normalize, preprocessing
 
-FORMAT_VERSION, OLDEST_VERSION = 8, 4  # 4 had no names, 5 no novelty detector, 6 one image size
-MIRRORED_VERSION = 8  # 7 did not mirror the second scale of images above 224 pixels
-WINOGRAD_CHANNELS = 128  # input channels from which Winograd's method is faster; see fast_copy
+# Of a checkpoint. Raise it when a checkpoint's names change, or what follows from its weights.
+FORMAT_VERSION = 1
+WINOGRAD_CHANNELS = 128  # input channels from which Winograd's method is faster than torch's
 
 # Regions of an image whose features are taken, as (top, left, side), fractions of its side: the
-# whole, four overlapping corners, and the middle. One pass of the convolutions serves all of them,
-# as in OverFeat (Sermanet et al. 2014). benchmarks/README.md has what each region brings.
-REGIONS = [(0, 0, 1), (0, 0, 0.7), (0, 0.3, 0.7), (0.3, 0, 0.7), (0.3, 0.3, 0.7), (0.2, 0.2, 0.6)]
+# whole, which comes first, four overlapping corners, and the middle. One pass of the convolutions
+# serves all of them, as in OverFeat (Sermanet et al. 2014). benchmarks/README.md has what each
+# region brings. A checkpoint of other regions has to be trained again.
+REGIONS: list[Region] = [
+    (0, 0, 1),
+    (0, 0, 0.7),
+    (0, 0.3, 0.7),
+    (0.3, 0, 0.7),
+    (0.3, 0.3, 0.7),
+    (0.2, 0.2, 0.6),
+]
 
 
 @dataclass(frozen=True)
 class Architecture:
     """A VGG: its layers, torchvision's address of its weights, and where features are taken.
 
-    `stages` are indices of layers: the last ReLU before the fourth and before the fifth
+    `feature_layers` are indices of layers: the last ReLU before the fourth and before the fifth
     max-pooling. Both together gave 2 points of accuracy more than the last alone
     (benchmarks/README.md).
     """
 
-    build: Callable[[], Any]  # nn.Sequential
+    build: Callable[[], nn.Sequential]
     url: str
-    stages: tuple[int, int]
+    feature_layers: tuple[int, int]
 
 
-URL = "https://download.pytorch.org/models/"
 ARCHITECTURES = {
-    "vgg16": Architecture(lambda: vgg_layers(2, 2, 3, 3, 3), f"{URL}vgg16-397923af.pth", (22, 29)),
-    "vgg13": Architecture(lambda: vgg_layers(2, 2, 2, 2, 2), f"{URL}vgg13-19584684.pth", (18, 23)),
+    "vgg16": Architecture(
+        build=partial(vgg_layers, 2, 2, 3, 3, 3),
+        url="https://download.pytorch.org/models/vgg16-397923af.pth",
+        feature_layers=(22, 29),
+    ),
+    "vgg13": Architecture(
+        build=partial(vgg_layers, 2, 2, 2, 2, 2),
+        url="https://download.pytorch.org/models/vgg13-19584684.pth",
+        feature_layers=(18, 23),
+    ),
 }
+
+
+def num_scales(image_size: int) -> int:
+    """Return how many times an image of this size passes through the backbone.
+
+    Images above 224 pixels pass a second time, mirrored and at half the size: objects are then as
+    large as in the images that the network was trained on (benchmarks/README.md).
+    """
+    return 1 if image_size <= CROP else 2
 
 
 def num_regions(image_size: int) -> int:
     """Return how many regions of an image of this size have features."""
-    return len(REGIONS) * (1 if image_size <= CROP else 2)
+    return len(REGIONS) * num_scales(image_size)
+
+
+def at_all_scales(images: torch.Tensor) -> list[torch.Tensor]:
+    """Return images (N, 3, H, W) at each of their `num_scales`; the second is mirrored."""
+    if num_scales(images.shape[2]) == 1:
+        return [images]
+    return [images, avg_pool2d(images, 2).flip(3)]
+
+
+def program_settings(arch: str, image_size: int) -> dict[str, Any]:
+    """Return what features depend on beside weights and flags, as plain values.
+
+    A checkpoint has these settings, and is refused by a program with others.
+    """
+    return {
+        **preprocessing(image_size),
+        "regions": [list(region) for region in REGIONS],
+        "num_scales": num_scales(image_size),
+        "feature_layers": list(ARCHITECTURES[arch].feature_layers),
+    }
 
 
 class Backbone(nn.Module):
-    """The convolutions of a VGG, frozen; their outputs at two stages are pooled over REGIONS.
-
-    Images above 224 pixels pass through them a second time, mirrored and at half the size: objects
-    are then as large as in the images that the network was trained on (benchmarks/README.md).
+    """The convolutions of a VGG, frozen; the outputs of two layers are pooled over REGIONS.
 
     Its weights have torchvision's names (`features.0.weight`, ...). They have no values, on the
     meta device, until `load_weights` or `load_checkpoint` loads them.
     """
 
+    features: Any  # nn.Sequential: to mypy, the attributes of its layers are tensors
+
     def __init__(self, arch: str):
         super().__init__()
-        self.stages = ARCHITECTURES[arch].stages
+        self.feature_layers = ARCHITECTURES[arch].feature_layers
         with torch.device("meta"):
-            self.features = ARCHITECTURES[arch].build()[: self.stages[1] + 1]
-        channels = [self.features[stage - 1].out_channels for stage in self.stages]
+            self.features = ARCHITECTURES[arch].build()[: self.feature_layers[1] + 1]
+        channels = [self.features[relu - 1].out_channels for relu in self.feature_layers]
         self.num_features = 2 * sum(channels)  # an average and a maximum of each
         self.requires_grad_(False)
         self.eval()
@@ -102,14 +146,14 @@ class Backbone(nn.Module):
 
         The convolutions run in the precision of the weights.
         """
-        return torch.cat([self.features_and_maps(scale)[0] for scale in scales_of(images)], 1)
+        return torch.cat([self.features_and_maps(x)[0] for x in at_all_scales(images)], 1)
 
     def features_and_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features of one scale and the last block's input (N, 512, H / 16, W / 16)."""
         x = images.to(self.features[0].weight.dtype, memory_format=torch.channels_last)
-        x = self.features[: self.stages[0] + 1](x)  # (N, 512, H / 8, W / 8)
+        x = self.features[: self.feature_layers[0] + 1](x)  # (N, 512, H / 8, W / 8)
         first = pool_regions(x, REGIONS)
-        maps = self.features[self.stages[0] + 1](x)  # (N, 512, H / 16, W / 16)
+        maps = self.features[self.feature_layers[0] + 1](x)  # (N, 512, H / 16, W / 16)
         return torch.cat([first, self.second_stage(maps)], 2), maps
 
     def second_stage(self, maps: torch.Tensor) -> torch.Tensor:
@@ -119,23 +163,18 @@ class Backbone(nn.Module):
     @property
     def last_block(self) -> nn.Sequential:
         """The convolutions after the fourth max-pooling, which fine-tuning may change."""
-        return self.features[self.stages[0] + 2 :]
+        return self.features[self.feature_layers[0] + 2 :]
 
     def maps_shape(self, size: int) -> tuple[int, int, int]:
         """Return (C, H, W) of the last block's input, for images of `size` x `size` pixels."""
-        for layer in self.features[: self.stages[0] + 2]:
+        for layer in self.features[: self.feature_layers[0] + 2]:
             if isinstance(layer, nn.MaxPool2d):
                 size //= 2
-        return self.features[self.stages[0] - 1].out_channels, size, size
+        return self.features[self.feature_layers[0] - 1].out_channels, size, size
 
     def digest(self) -> str:
         """Return the sha256 of all weights, in hexadecimal."""
         return digest_of_tensors(self.state_dict())
-
-
-def scales_of(images: torch.Tensor) -> list[torch.Tensor]:
-    """Return images (N, 3, H, W), and above 224 pixels also mirror images of half the size."""
-    return [images] if images.shape[2] <= CROP else [images, avg_pool2d(images, 2).flip(3)]
 
 
 def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Backbone:
@@ -145,13 +184,14 @@ def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) 
     from WINOGRAD_CHANNELS on (benchmarks/choices.py). They need 230 MB more memory and time to
     prepare, so that they do not pay for one image. In torch.int8, features agree up to 4 %.
     """
+    backbone = copy.deepcopy(backbone)
     if precision == torch.int8:
-        backbone, (first, second) = copy.deepcopy(backbone), backbone.stages
+        first, second = backbone.feature_layers
         blocks = [(0, first + 1), (first + 2, second + 1)]
-        ranges = ranges_of(backbone.digest())
-        int8.replace_layers(backbone.features, blocks, ranges)
+        int8.replace_layers(backbone.features, blocks, ranges_of(backbone.digest()))
         return backbone
-    backbone = copy.deepcopy(backbone).to(device, precision).to(memory_format=torch.channels_last)
+    backbone.to(device, precision)
+    backbone.to(memory_format=torch.channels_last)
     if device.type == "cpu" and precision == torch.float32:
         replace_convolutions(backbone.features, WINOGRAD_CHANNELS)
     return backbone
@@ -177,7 +217,10 @@ class Head(nn.Module):
         dropout: float,
     ):
         super().__init__()
-        self.num_classes, self.hidden_units = num_classes, hidden_units
+        self.hidden_units = hidden_units
+        self.num_outputs = num_outputs
+        self.num_classes = num_classes
+        self.dropout = dropout
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("std", torch.ones(num_features))
         self.layers = nn.Sequential(
@@ -221,6 +264,7 @@ class Classifier(Predictor, nn.Module):
         arch: a key of ARCHITECTURES.
         temperature: what logits are divided by before they become probabilities.
         detector: computes the novelty; None: there is none.
+        novelty_limit: the novelty below which an image is reported.
         history: how it was trained, as the checkpoint stores it: "epoch" (the one used, from 1),
             "metrics" and "arguments".
     """
@@ -241,12 +285,20 @@ class Classifier(Predictor, nn.Module):
         history: dict[str, Any] | None = None,
     ):
         nn.Module.__init__(self)
-        self.backbone, self.head, self.detector = backbone, head, detector
-        self.arch, self.class_to_idx = arch, class_to_idx
+        self.backbone = backbone
+        self.head = head
+        self.detector = detector
+        self.arch = arch
+        self.class_to_idx = class_to_idx
         self.categories = sorted(class_to_idx, key=class_to_idx.__getitem__)
-        self.means, self.stds, self.image_size = means, stds, image_size
-        self.temperature, self.names, self.history = temperature, names or {}, history or {}
+        self.names = names or {}
+        self.means = means
+        self.stds = stds
+        self.image_size = image_size
+        self.temperature = temperature
         self.has_novelty = detector is not None
+        self.novelty_limit = NOVELTY_LIMIT
+        self.history = history or {}
         self.trained_on = str(self.history.get("arguments", {}).get("data_dir", ""))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -268,14 +320,19 @@ class Classifier(Predictor, nn.Module):
         return next(self.parameters()).device
 
     def prepare(self, device: str, precision: str) -> None:
-        """See `Predictor.prepare`."""
-        where = devices.select_device(device)
-        self.device_type = where.type
-        self.to(where).backbone.to(devices.select_precision(where, precision))
+        """Move to a device, "cpu" or "gpu", and the backbone to a precision.
+
+        Raises:
+            UserError: they are not available.
+        """
+        selected = devices.select_device(device)
+        self.device_type = selected.type
+        self.to(selected)
+        self.backbone.to(devices.select_precision(selected, precision))
         self.backbone.to(memory_format=torch.channels_last)
 
     def prepare_for_many(self) -> None:
-        """See `Predictor.prepare_for_many`, and `fast_copy`."""
+        """Replace the backbone by its `fast_copy`, which pays off from a few dozen images on."""
         precision = self.backbone.features[0].weight.dtype
         self.backbone = fast_copy(self.backbone, self.device, precision)
 
@@ -283,7 +340,7 @@ class Classifier(Predictor, nn.Module):
     def compute(
         self, views: np.ndarray, means: Sequence[float], stds: Sequence[float]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Predictor.predict_views`."""
+        """Return probabilities (N, num_classes) and novelty (N,) of views (N, 3, H, W) uint8."""
         images = normalize(torch.as_tensor(views).to(self.device), means, stds)
         probs, novelty = self(images)
         return probs.cpu().numpy(), novelty.cpu().numpy()
@@ -294,6 +351,8 @@ class Classifier(Predictor, nn.Module):
             "categories": self.categories,
             "names": self.all_names(),
             "preprocessing": describe_plain_view(self.image_size),
+            **preprocessing(self.image_size),
+            "novelty_limit": self.novelty_limit,
             "arch": self.arch,
             "format_version": FORMAT_VERSION,  # of the checkpoint
             "means": self.means,  # range 0-1, of red, green and blue
@@ -303,7 +362,7 @@ class Classifier(Predictor, nn.Module):
 
 
 def heat_map(model: Classifier, view: np.ndarray, category: str) -> torch.Tensor:
-    """Return the locations of an image that raise a category's logit; see `hires_cam`.
+    """Return the locations of an image that raise a category's logit, by HiResCAM.
 
     The maps are those of the backbone's last convolution. Grad-CAM (Selvaraju et al. 2017) weights
     a map by the mean of its gradients, which is less faithful where a maximum is taken
@@ -317,45 +376,55 @@ def heat_map(model: Classifier, view: np.ndarray, category: str) -> torch.Tensor
         (H / 16, W / 16) float32 on the CPU, 0-1; the maximum is 1 unless all are 0.
     """
     index = model.class_to_idx[category]
+    features = []  # of each scale: (1, len(REGIONS), num_features)
+    maps = []  # (1, 512, H / 16, W / 16)
     with torch.no_grad():
         views = torch.as_tensor(view[None]).to(model.device)
-        scales = scales_of(normalize(views, model.means, model.stds))
-        features, inputs = zip(*map(model.backbone.features_and_maps, scales), strict=True)
-        maps = [model.backbone.last_block(x).float() for x in inputs]  # (1, 512, H / 16, W / 16)
+        for images in at_all_scales(normalize(views, model.means, model.stds)):
+            pooled, inputs = model.backbone.features_and_maps(images)
+            features.append(pooled)
+            maps.append(model.backbone.last_block(inputs).float())
 
     def logit_of(maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        pooled = [
-            replace_second_stage(first.clone(), pool_regions(scale, REGIONS))
-            for first, scale in zip(features, maps, strict=True)
-        ]
-        return model.head.image_logits(torch.cat(pooled, 1))[0, index]
+        replaced = []
+        for pooled, scale in zip(features, maps, strict=True):
+            second = pool_regions(scale, REGIONS)
+            replaced.append(replace_second_stage(pooled.clone(), second))
+        return model.head.image_logits(torch.cat(replaced, 1))[0, index]
 
-    return hires_cam(maps, logit_of)  # which mirrors the second of `scales_of` back
+    return hires_cam(maps, logit_of)  # mirrors the maps of the second scale back
 
 
 # ---------------------------------------------------------------- weights and checkpoints
 
 
 def load_weights(backbone: Backbone, arch: str, weights: str, seed: int = 0) -> None:
-    """Load or make a new backbone's weights; see `networks.weights.load_weights`."""
+    """Load or make a new backbone's weights.
+
+    Args:
+        weights: "imagenet" (found or downloaded), "none" (random, from `seed`), or the path of a
+            `state_dict` with torchvision's keys.
+
+    Raises:
+        UserError: the file is missing or does not fit; or no source of ImageNet weights works.
+    """
     load_backbone_weights(backbone, weights, arch, ARCHITECTURES[arch].url, seed)
 
 
 def save_checkpoint(path: str | os.PathLike, model: Classifier) -> None:
     """Write everything that a prediction needs, as plain types and tensors, atomically."""
-    layers: Any = model.head.layers
     content = {
         "format_version": FORMAT_VERSION,
         "arch": model.arch,
+        **program_settings(model.arch, model.image_size),
         "hidden_units": model.head.hidden_units,
-        "num_outputs": layers[-1].out_features,
-        "dropout": layers[2].p,
+        "num_outputs": model.head.num_outputs,
+        "dropout": model.head.dropout,
         "class_to_idx": dict(model.class_to_idx),
+        "names": model.names,
         "means": list(model.means),
         "stds": list(model.stds),
-        "image_size": model.image_size,
         "temperature": model.temperature,
-        "names": model.names,
         **model.history,
         "state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
     }
@@ -368,38 +437,52 @@ def load_checkpoint(path: str | os.PathLike) -> Classifier:
     Its weights are memory-mapped: the file has to stay as long as they are in use.
 
     Raises:
-        UserError: the file is missing, no checkpoint, or of another format.
+        UserError: the file is missing, no checkpoint, or of a program with another format or other
+            settings.
     """
     content = load_torch(path, "checkpoint")
-    check_version(path, content, OLDEST_VERSION, FORMAT_VERSION)
+    check_version(path, content, FORMAT_VERSION)
     try:
         check_values(content, ARCHITECTURES, IMAGE_SIZES)
-        classifier = _build_classifier(content)
+        expected = program_settings(content["arch"], content["image_size"])
+        differences = [name for name in expected if content[name] != expected[name]]
+        if not differences:
+            return _build_classifier(content)
     except Exception as error:
         reason = f"{type(error).__name__}: {shorten([str(error)])}"
         raise UserError(f"{path}: damaged checkpoint: {reason}") from error
-    if classifier.image_size > CROP:
-        check_version(path, content, MIRRORED_VERSION, FORMAT_VERSION)
-    return classifier
+    raise UserError(
+        f"{path}: trained by a program with other {' and '.join(differences)}; train again"
+    )
 
 
 def _build_classifier(content: dict[str, Any]) -> Classifier:
     """Build the classifier of a checkpoint's content."""
+    class_to_idx = content["class_to_idx"]
     backbone = Backbone(content["arch"])
-    hidden_units, num_classes = content["hidden_units"], len(content["class_to_idx"])
-    sizes = (backbone.num_features, hidden_units, content["num_outputs"], num_classes)
+    detector = None
     with torch.device("meta"):
-        head, detector = Head(*sizes, content["dropout"]), None
+        head = Head(
+            backbone.num_features,
+            hidden_units=content["hidden_units"],
+            num_outputs=content["num_outputs"],
+            num_classes=len(class_to_idx),
+            dropout=content["dropout"],
+        )
         if "detector.means" in content["state_dict"]:
-            detector = NoveltyDetector(hidden_units, num_classes)
-    names = ("arch", "class_to_idx", "means", "stds", "image_size", "temperature")
+            detector = NoveltyDetector(content["hidden_units"], len(class_to_idx))
     model = Classifier(
         backbone,
         head,
+        arch=content["arch"],
+        class_to_idx=class_to_idx,
+        means=content["means"],
+        stds=content["stds"],
+        image_size=content["image_size"],
+        temperature=content["temperature"],
         detector=detector,
-        names=content.get("names", {}),
+        names=content["names"],
         history={name: content[name] for name in ("epoch", "metrics", "arguments")},
-        **{name: content[name] for name in names},
     )
     load_tensors(model, content["state_dict"])
     if detector is not None:

@@ -304,7 +304,7 @@ def small_backbone(seed: int = 0) -> model.Backbone:
     """Make a backbone of two layers with max-pooling between them: fast, and with 384 features."""
     backbone = model.Backbone("vgg13")
     layers = [backbone.features[index] for index in (0, 1, 4, 4, 5, 6)]
-    backbone.features, backbone.stages = torch.nn.Sequential(*layers), (1, 5)
+    backbone.features, backbone.feature_layers = torch.nn.Sequential(*layers), (1, 5)
     backbone.num_features = 2 * 64 + 2 * 128
     model.load_weights(backbone, "vgg13", "none", seed)
     return backbone
@@ -325,7 +325,7 @@ def detector_of(hidden_units: int, num_classes: int = 3) -> novelty.NoveltyDetec
 def tiny() -> Iterator[str]:
     """The name of one more architecture, for this process; see tiny_train.py."""
     with pytest.MonkeyPatch.context() as patch:
-        architecture = model.Architecture(tiny_train.build, "", tiny_train.STAGES)
+        architecture = model.Architecture(tiny_train.build, "", tiny_train.FEATURE_LAYERS)
         patch.setitem(model.ARCHITECTURES, "tiny", architecture)
         yield "tiny"
 

@@ -4,6 +4,7 @@ import io
 import zipfile
 
 import pytest
+import tiny_train
 import torch
 from conftest import TIMEOUT, assert_error, draw
 from hypothesis import HealthCheck, given, settings
@@ -140,7 +141,9 @@ def checkpoint_bytes(**options) -> bytes:
     content = {"format_version": model.FORMAT_VERSION, "arch": "tiny", "hidden_units": 2}
     content |= {"num_outputs": 3, "dropout": 0.5, "class_to_idx": {"a": 0, "b": 1}}
     content["names"] = {"a": "rose", "b": "ひ"}
-    content |= {"means": utils.MEANS, "stds": utils.STDS, "image_size": utils.CROP}
+    content |= {"means": utils.MEANS, "stds": utils.STDS}
+    content |= model.program_settings("vgg16", utils.CROP)
+    content["feature_layers"] = list(tiny_train.FEATURE_LAYERS)
     content |= {"temperature": 1.5, "epoch": 1, "metrics": {"loss": 0.5}, "arguments": {"x": None}}
     content["state_dict"] = {"head.mean": torch.zeros(3), "backbone.features.0.bias": torch.ones(2)}
     file = io.BytesIO()

@@ -165,21 +165,6 @@ def test_names_travel_with_the_checkpoint(predict_image, checkpoint, tmp_path, m
     assert {p.category: p.name for p in ranked} == expected
 
 
-def test_the_default_names_serve_a_checkpoint_of_version_4_alone(
-    predict_image, checkpoint, tmp_path, monkeypatch
-):
-    old = changed_checkpoint(checkpoint, tmp_path / "old.pth", format_version=4, names=None)
-    monkeypatch.chdir(tmp_path)
-    done = predict_image("--top_k", 4, **{"--checkpoint": old})
-    assert names_in(done) == {category: category for category in CATEGORIES}
-    assert done.stderr == ""
-    (tmp_path / "cat_to_name.json").write_text('{"1": "rose"}')
-    done = predict_image("--top_k", 4, **{"--checkpoint": old})
-    assert names_in(done)["1"] == "rose"
-    assert done.stderr == f"warning: {old} has no names of categories: used cat_to_name.json\n"
-    assert predict_image("--quiet", **{"--checkpoint": old}).stderr == ""
-
-
 def test_equal_names_are_distinguished_in_figures(predict_image, checkpoint, tmp_path, monkeypatch):
     bars, maps = [], []
     real_bars, real_map = plots.prediction_bars, plots.heat_map
@@ -653,19 +638,18 @@ def test_mistakes_and_sure_predictions_are_counted(call, checkpoint, images, tmp
 
 def test_a_minimum_needs_a_checkpoint_with_novelty(call, checkpoint, images, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
-    content["format_version"] = 5
     for name in [name for name in content["state_dict"] if name.startswith("detector.")]:
         del content["state_dict"][name]
-    torch.save(content, tmp_path / "5.pth")
-    flags = ("--checkpoint", tmp_path / "5.pth", "--input", images / TEST_IMAGE)
+    torch.save(content, tmp_path / "without.pth")
+    flags = ("--checkpoint", tmp_path / "without.pth", "--input", images / TEST_IMAGE)
     done = call("predict.py", *flags, "--format", "json")
     assert done.returncode == 0 and json.loads(done.stdout)[0]["novelty"] is None
     done = call("predict.py", *flags, "--output", tmp_path / "out.csv", "--min_novelty", 0.01)
     assert_error(done, "has no novelty")
-    assert os.listdir(tmp_path) == ["5.pth"]
+    assert os.listdir(tmp_path) == ["without.pth"]
     with pytest.raises(UserError, match="has no novelty"):
         path = images / TEST_IMAGE
-        predict.predict(load_checkpoint(tmp_path / "5.pth"), [path], min_novelty=0.01)
+        predict.predict(load_checkpoint(tmp_path / "without.pth"), [path], min_novelty=0.01)
 
 
 def test_unknown_images_are_distinguished_from_known_ones(

@@ -25,7 +25,7 @@ from torch import nn
 from torchvision.models.vgg import make_layers
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = (5, 8)  # the ReLU before the last max-pooling, and the last one
+FEATURE_LAYERS = (5, 8)  # the ReLU before the last max-pooling, and the last one
 SECONDS = float(os.environ.get("SLOW", 0))
 
 
@@ -40,7 +40,7 @@ class SlowReLU(nn.ReLU):
 def build() -> nn.Sequential:
     """Make the layers of a VGG of three convolutions with few channels."""
     layers = make_layers([8, "M", "M", 8, "M", 16])
-    layers[STAGES[1]] = SlowReLU()
+    layers[FEATURE_LAYERS[1]] = SlowReLU()
     return layers
 
 
@@ -55,7 +55,7 @@ def main() -> None:
             time.sleep(SECONDS if state else 0)
 
     resume.SAVE_INTERVAL, resume.UnfinishedRun = 0, SlowRun
-    model.ARCHITECTURES["tiny"] = model.Architecture(build, "", STAGES)
+    model.ARCHITECTURES["tiny"] = model.Architecture(build, "", FEATURE_LAYERS)
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 
 

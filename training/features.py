@@ -237,7 +237,8 @@ def _find_cached(
     size = settings.image_size
     description = (
         f"{LAYOUT} {REGIONS} {size} {utils.short_side(size)} {utils.CROP_SCALE} {means} {stds} "
-        f"{settings.precision} {backbone.stages} {settings.device.type} {backbone.digest()} {maps}"
+        f"{settings.precision} {backbone.feature_layers} {settings.device.type} "
+        f"{backbone.digest()} {maps}"
     )
     fields: dict[str, tuple[int, ...]] = {"features": (num_regions(size), backbone.num_features)}
     if maps:

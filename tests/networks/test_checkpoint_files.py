@@ -69,21 +69,11 @@ def truncated(path):
     os.truncate(path, path.stat().st_size - 5000)
 
 
-# A text of 100 MB; one that is doubled 20 times; a key of 2 ** 20 tuples. (60 times would exhaust
-# any memory.)
-LONG_TEXT = b"\x80\x02X" + struct.pack("<I", 10**8) + bytes(10**8) + b"."
-DOUBLED = b"\x80\x02c_codecs\nencode\nq\x00" + b"h\x00" * 20 + b"X\1\0\0\0aX\5\0\0\0ascii\x86R"
-DOUBLED += b"X\x09\0\0\0hex_codec\x86R" * 19 + b"."
-TUPLES = b"\x80\x02}q\x00)q\x01" + b"h\x01h\x01\x86q\x01" * 20 + b"h\x00h\x01K\x01s."
-OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."  # begins old files
+LONG_TEXT = b"\x80\x02X" + struct.pack("<I", 10**8) + bytes(10**8) + b"."  # of 100 MB
 
 # Files that torch did not write, or that hold more than plain types and tensors.
 UNSAFE_FILES = {
     "bomb": with_pickle(LONG_TEXT, zipfile.ZIP_DEFLATED),
-    "doubled": with_pickle(DOUBLED),
-    "tuples": with_pickle(TUPLES),
-    "doubled, old": lambda path: path.write_bytes(OLD + DOUBLED + b"\x80\x02]."),
-    "tuples, old": lambda path: path.write_bytes(OLD + TUPLES + b"\x80\x02]."),
     "bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(10_000)),
     "half archive": lambda path: path.write_bytes(b"PK\3\4" + bytes(10_000)),
     "TorchScript": lambda path: torch.jit.save(torch.jit.script(nn.ReLU()), path),
@@ -101,12 +91,6 @@ UNSAFE_FILES = {
     ),
     "hostile pickle": lambda path: path.write_bytes(pickle.dumps(Hostile(path.parent / "trace"))),
 }
-CAUSES = {
-    "bomb": "compressed",
-    "doubled": "refers to _codecs encode",
-    "tuples": "tuples within tuples",
-    "hostile": "refers to posix system",
-}
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
@@ -120,7 +104,6 @@ def test_an_unsafe_file_is_named_and_not_executed(tmp_path, case):
     reasons |= dict.fromkeys(("pipe", "missing"), "no such weights file")
     reason = reasons.get(case, "not a weights file that this program can read")
     assert str(error.value) == f"{path}: {reason}"
-    assert CAUSES.get(case.split(",")[0], "") in str(error.value.__cause__)
     assert not (tmp_path / "trace").exists()
 
 
@@ -143,23 +126,12 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, seed):
     assert refused > 40  # most bits are those of the tensor
 
 
-def test_an_archive_with_overlapping_or_huge_parts_is_refused(tmp_path):
+def test_a_compressed_archive_is_not_unpacked(tmp_path):
     path = tmp_path / "file.pth"
-    torch.save({f"category {number}": number for number in range(50_000)}, path)
+    with_pickle(LONG_TEXT, zipfile.ZIP_DEFLATED)(path)
     with pytest.raises(UserError) as error:
         checkpoint_files.load_torch(path, "checkpoint")
-    assert "larger than any" in str(error.value.__cause__)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data", bytes(10_000))
-        item = archive.infolist()[0]
-        for number in range(100):  # all have the same bytes
-            copy_of = zipfile.ZipInfo(f"data{number}")
-            copy_of.header_offset, copy_of.CRC = item.header_offset, item.CRC
-            copy_of.file_size = copy_of.compress_size = item.file_size
-            archive.filelist.append(copy_of)
-    with pytest.raises(UserError) as error:
-        checkpoint_files.load_torch(path, "checkpoint")
-    assert "overlap" in str(error.value.__cause__)
+    assert "is compressed" in str(error.value.__cause__)
 
 
 def test_the_hostile_files_do_what_they_are_meant_to(tmp_path):
@@ -216,9 +188,12 @@ INVALID_TENSORS = {
     "complex": (lambda t: t.to(torch.complex64), "another shape or type"),
     "flat": (lambda t: t.flatten()[:, None], "another shape or type"),
     "other shape": (lambda t: torch.zeros(3), "another shape or type"),
-    "sparse": (lambda t: t.to_sparse(), "can read"),
-    "meta": (lambda t: t.to("meta"), "can read"),
-    "quantized": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "can read"),
+    "sparse": (lambda t: t.to_sparse(), "another shape or type"),
+    "meta": (lambda t: t.to("meta"), "another shape or type"),
+    "quantized": (
+        lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+        "another shape or type",
+    ),
     "None": (lambda t: None, "NoneType"),
     "a list": (lambda t: [1.0], "list"),
 }

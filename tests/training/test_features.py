@@ -284,7 +284,7 @@ def test_only_an_added_image_is_computed(own_images, tmp_path, computed):
 
 def other_stage():
     backbone = backbone_of("tiny")
-    backbone.stages = (4, 8)  # before the ReLU
+    backbone.feature_layers = (4, 8)  # before the ReLU
     return backbone
 
 
