@@ -76,12 +76,12 @@ class Architecture:
 
 ARCHITECTURES = {
     "vgg16": Architecture(
-        build=partial(vgg_layers, 2, 2, 3, 3, 3),
+        build=partial(vgg_layers, (2, 2, 3, 3, 3)),
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
         feature_layers=(22, 29),
     ),
     "vgg13": Architecture(
-        build=partial(vgg_layers, 2, 2, 2, 2, 2),
+        build=partial(vgg_layers, (2, 2, 2, 2, 2)),
         url="https://download.pytorch.org/models/vgg13-19584684.pth",
         feature_layers=(18, 23),
     ),

@@ -18,7 +18,7 @@ from system.messages import UserError
 
 
 def save_torch(content: dict, path: str | os.PathLike) -> None:
-    """Write `content` atomically with `torch.save`; see `write_atomically`."""
+    """Replace a file by `content` as `torch.save` writes it, atomically."""
     write_atomically(path, lambda file: torch.save(content, file))
 
 

@@ -12,8 +12,10 @@ from torch import nn
 
 from system.scripts import import_optional
 
-OPSET, IR_VERSION = 18, 10  # of ONNX
-LEVELS, WEIGHT_LEVELS = 255, 63  # of 8 bits without sign, and of 7 with one; see IntegerLayers
+OPSET = 18  # the version of ONNX's operators
+IR_VERSION = 10  # of the files
+LEVELS = 255  # of 8 bits without sign, for inputs
+WEIGHT_LEVELS = 63  # of 7 bits with a sign
 
 
 class IntegerLayers(nn.Module):
@@ -62,15 +64,17 @@ def replace_layers(
         ranges: the lowest and the highest value of the first block's input, and of each ReLU's
             output the highest. Every other block's input is the output of a ReLU, max-pooled.
     """
-    used, (lowest, *maxima) = 0, ranges
+    lowest = ranges[0]
+    highest = list(ranges[1:])
     for start, end in blocks:
         block = list(layers[start:end])
         count = sum(isinstance(layer, nn.ReLU) for layer in block)
-        integers = IntegerLayers(block, lowest, maxima[used : used + count + 1])
+        integers = IntegerLayers(block, lowest, highest[: count + 1])
         for index in range(start, end):
             layers[index] = nn.Identity()
         layers[start] = integers
-        used, lowest = used + count, 0
+        lowest = 0
+        highest = highest[count:]
 
 
 class _Model:
@@ -82,26 +86,29 @@ class _Model:
         self.tensors: list[Any] = []
 
     def write(self, layers: Sequence[nn.Module], lowest: float, highest: Sequence[float]) -> bytes:
-        """Return the model's file; see `IntegerLayers`."""
-        helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
+        """Return the file of a model of these layers, with the ranges of `IntegerLayers`."""
+        helper = self.onnx.helper
         maxima = iter(highest)
         x, scale = self.rounded("x", lowest, next(maxima))
         for layer in layers:
             if isinstance(layer, nn.Conv2d):
-                x = self.add("Conv", x, *self.weights(layer, scale), pads=[1, 1, 1, 1])
+                weights, biases = self.weights_and_biases(layer, scale)
+                x = self.add("Conv", [x, weights, biases], pads=[1, 1, 1, 1])
             elif isinstance(layer, nn.ReLU):
                 x, scale = self.rounded(x, 0, next(maxima))  # below 0 becomes 0
             else:
-                x = self.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+                x = self.add("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
                 x, _ = self.rounded(x, 0, LEVELS * scale)
         self.nodes[-1].output[0] = "y"
-        values = [helper.make_tensor_value_info(name, kind, None) for name in "xy"]
-        graph = helper.make_graph(self.nodes, "layers", values[:1], values[1:], self.tensors)
+        float32 = self.onnx.TensorProto.FLOAT
+        inputs = [helper.make_tensor_value_info("x", float32, None)]
+        outputs = [helper.make_tensor_value_info("y", float32, None)]
+        graph = helper.make_graph(self.nodes, "layers", inputs, outputs, self.tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
         model.ir_version = IR_VERSION
         return model.SerializeToString()
 
-    def add(self, operator: str, *inputs: str, **attributes) -> str:
+    def add(self, operator: str, inputs: Sequence[str], **attributes) -> str:
         """Add a node; returns the name of its output."""
         name = f"output {len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(operator, inputs, [name], **attributes))
@@ -117,25 +124,27 @@ class _Model:
         """Round values to one of 256 levels; returns the name of the result, and the scale."""
         scale = (highest - lowest) / LEVELS
         zero = np.uint8(round(-lowest / scale))
-        parameters = self.constant(np.float32(scale)), self.constant(zero)
-        rounded = self.add("QuantizeLinear", x, *parameters)
-        return self.add("DequantizeLinear", rounded, *parameters), scale
+        parameters = [self.constant(np.float32(scale)), self.constant(zero)]
+        rounded = self.add("QuantizeLinear", [x, *parameters])
+        return self.add("DequantizeLinear", [rounded, *parameters]), scale
 
-    def weights(self, layer: nn.Conv2d, scale: float) -> tuple[str, str]:
+    def weights_and_biases(self, layer: nn.Conv2d, scale: float) -> tuple[str, str]:
         """Add a convolution's rounded weights and biases; returns their names.
 
         Args:
             scale: of its input. Biases get that of a sum: input times weight.
         """
         assert layer.bias is not None
-        weights, biases = (x.detach().double().numpy() for x in (layer.weight, layer.bias))
+        weights = layer.weight.detach().double().numpy()
+        biases = layer.bias.detach().double().numpy()
         scales = np.abs(weights).max((1, 2, 3)) / WEIGHT_LEVELS
         scales = np.maximum(scales, np.abs(biases) / scale / 2**30).clip(1e-12)  # within 32 bits
-        integers = (weights / scales[:, None, None, None]).round().astype(np.int8)
+        weights = (weights / scales[:, None, None, None]).round().astype(np.int8)
         biases = (biases / (scales * scale)).round().astype(np.int32)
-        names = []
-        for values, of_values in ((integers, scales), (biases, scales * scale)):
-            zeros = np.zeros(len(scales), values.dtype)
-            parts = (values, of_values.astype(np.float32), zeros)
-            names.append(self.add("DequantizeLinear", *map(self.constant, parts), axis=0))
-        return names[0], names[1]
+        return self.scaled(weights, scales), self.scaled(biases, scales * scale)
+
+    def scaled(self, integers: np.ndarray, scales: np.ndarray) -> str:
+        """Add integers (out, ...) times the scales (out,) of channels; returns their name."""
+        zeros = np.zeros(len(scales), integers.dtype)
+        parts = [integers, scales.astype(np.float32), zeros]
+        return self.add("DequantizeLinear", [self.constant(x) for x in parts], axis=0)

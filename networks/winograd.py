@@ -26,16 +26,20 @@ class WinogradConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
         assert conv.bias is not None
-        kernel, tile, output = (torch.tensor(x).float() for x in (_KERNEL, _TILE, _OUTPUT))
-        kernels = torch.einsum("ia,ocab,jb->ijco", kernel / 24, conv.weight, kernel / 24)
+        kernel = torch.tensor(_KERNEL).float() / 24
+        tile = torch.tensor(_TILE).float()
+        output = torch.tensor(_OUTPUT).float()
+        kernels = torch.einsum("ia,ocab,jb->ijco", kernel, conv.weight, kernel)
         self.kernels = kernels.flatten(0, 1).contiguous()  # (36, in, out)
-        self.to_tile, self.to_output = torch.kron(tile, tile), torch.kron(output, output)
+        self.to_tile = torch.kron(tile, tile)
+        self.to_output = torch.kron(output, output)
         self.bias = conv.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve (N, in, H, W) -> (N, out, H, W), both float32 and channels_last."""
         n, channels, height, width = x.shape
-        rows, columns = math.ceil(height / 4), math.ceil(width / 4)
+        rows = math.ceil(height / 4)
+        columns = math.ceil(width / 4)
         padding = (0, 0, 1, 4 * columns - width + 1, 1, 4 * rows - height + 1)
         x = pad(x.permute(0, 2, 3, 1), padding)
         y = x.new_empty(n, rows, 4, columns, 4, len(self.bias))

@@ -121,7 +121,7 @@ def test_features_of_photographs_agree(flowers_dir, vgg16_weights):
     assert len(paths) == 5 and actual.shape == expected.shape
     assert relative(actual - expected, expected) < 0.06
     assert len(relu) == 13
-    [(lowest, *stored)] = weights.RANGES.values()
+    lowest, *stored = weights.INPUT_RANGE + weights.RELU_MAXIMA
     assert views.min() > lowest - 0.01
     for one, other in zip(highest, stored, strict=True):  # of other photographs
         assert 0.4 < one / other < 1.5
