@@ -42,7 +42,7 @@ from system.outputs import check_no_input_below, check_output, lock, output_path
 from system.torchrun import process_group
 from training import fitting, report
 from training.feature_store import default_cache_folder
-from training.features import Settings, assist_extraction, extract, list_views, seconds_per_view
+from training.features import Settings, assist_extraction, extract, list_views
 from training.optimization import BATCH, FEW, FEW_BATCH, used_epoch
 from training.resume import UnfinishedRun, is_finished
 
@@ -114,50 +114,56 @@ def main(command_line: list[str] | None = None) -> None:
     precision = devices.select_precision(device, args.precision)
     workers = devices.default_workers(device.type) if args.workers is None else args.workers
     settings = Settings(
-        args.means,
-        args.stds,
-        device,
-        precision,
-        workers,
+        means=args.means,
+        stds=args.stds,
         image_size=args.image_size,
+        device=device,
+        precision=precision,
+        workers=workers,
         maps=args.fine_tune > 0,
     )
     with process_group():
         if not is_first_process():
-            backbone = model.Backbone(args.arch)
-            return None if args.check else assist_extraction(backbone, args.data_dir, settings)
+            if not args.check:
+                assist_extraction(model.Backbone(args.arch), args.data_dir, settings)
+            return
         if args.check or args.check_labels:
-            return check(args, settings)
+            check(args, settings)
+            return
         path = output_path(args.save_dir, Path(CHECKPOINT).name)
         inputs = (args.weights, args.category_names, args.exclude)
         check_output("--save_dir", path, "checkpoint", inputs)
         with lock("--save_dir", path):
             if args.resume and is_finished(path, vars(args)):
-                return print(f"{path} is finished: nothing to resume")
-            train(args, settings, path)
+                print(f"{path} is finished: nothing to resume")
+            else:
+                train(args, settings, path)
 
 
 def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     """Train a classifier: data -> features -> fit -> evaluate -> checkpoint -> report."""
-    images = list_images(args)
-    check_output_cat(args.output_cat, len(images["train"]), args.data_dir)
-    check_no_input_below("--save_dir", path.parent, args.data_dir, utils.paths_of(images))
-    names = data_folder.check_names(args.category_names, list(images["train"]))
-    memo = None if args.no_cache else args.cache_dir
-    data = utils.read_data_folder(args.data_dir, memo, images)
-    data = data_folder.exclude_unreadable(data, strict=args.strict)
+    data = list_images(args)
+    check_output_cat(args.output_cat, len(data.class_to_idx), args.data_dir)
+    check_no_input_below("--save_dir", path.parent, args.data_dir, data.all_paths())
+    names = data_folder.check_names(args.category_names, list(data.class_to_idx))
+    data = utils.read_images(data, None if args.no_cache else args.cache_dir)
+    utils.check_categories(data)
+    data_folder.warn_of_copies(data)
+    failures = data.errors()
+    data = utils.exclude_images(data, failures, strict=args.strict)
     backbone = model.Backbone(args.arch)
     make_head = partial(
         new_head, args, backbone.num_features, len(data.class_to_idx), settings.device
     )
-    head, final = make_head(), make_head() if args.final else None
+    head = make_head()
+    final = make_head() if args.final else None
     print(report.format_plan(args, data, path, settings), flush=True)
     arguments_and_format = vars(args) | {"format_version": model.FORMAT_VERSION}
-    unfinished = UnfinishedRun(path, arguments_and_format, data_folder.describe(data), args.resume)
+    inputs = data_folder.describe_images(data)
+    unfinished = UnfinishedRun(path, arguments_and_format, inputs, args.resume)
     cache = unfinished.folder if args.no_cache else args.cache_dir
-    samples = extract_samples(args, settings, data, backbone, str(cache))
-    data = data_folder.exclude_images(data, samples.features.failures)
-    failures = data.failures | samples.features.failures
+    samples, data = extract_samples(args, settings, data, backbone, str(cache))
+    failures |= samples.features.failures
     table = path.with_suffix(".unreadable.csv")
     write_unreadable(table, failures)
     if args.weights != "none":  # whose features mean nothing
@@ -173,9 +179,9 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
         final or head,
         arch=args.arch,
         class_to_idx=data.class_to_idx,
-        means=args.means,
-        stds=args.stds,
-        image_size=args.image_size,
+        means=settings.means,
+        stds=settings.stds,
+        image_size=settings.image_size,
         temperature=evaluation.temperature,
         detector=evaluation.detector,
         names=names,
@@ -188,7 +194,7 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
         print(f"{len(failures)} images could not be read and were left out; {table} lists them")
     print(report.format_results(path, evaluation), flush=True)
     if not args.no_report:
-        test = (data.paths["test"], samples.labels[samples.rows["test"]], evaluation.probs)
+        test = (data.paths("test"), samples.labels[samples.rows["test"]], evaluation.probs)
         written = report.write_report(path, history, used["epoch"], data, *test, names)
         print(f"report: {', '.join(file.name for file in written)} in {path.parent}")
     unfinished.remove()
@@ -216,16 +222,16 @@ def check_output_cat(output_cat: int | str | None, num_classes: int, data_dir: s
         )
 
 
-def list_images(args: argparse.Namespace) -> utils.Images:
+def list_images(args: argparse.Namespace) -> utils.DataFolder:
     """List the images of the data folder, which is downloaded if asked for, less --exclude."""
     if args.download:
         if args.output_cat is None and not os.path.exists(args.data_dir):  # before a long download
             check_output_cat(args.output_cat, NUM_CATEGORIES, args.data_dir)
         download_oxford102(args.data_dir, args.split)
-    images = utils.list_images(args.data_dir)
+    data = utils.list_images(args.data_dir)
     if args.exclude:
-        images = data_folder.exclude_listed(args.data_dir, images, args.exclude)
-    return images
+        data = data_folder.exclude_listed(data, args.exclude)
+    return data
 
 
 def new_head(
@@ -244,8 +250,11 @@ def extract_samples(
     data: utils.DataFolder,
     backbone: model.Backbone,
     cache: str,
-) -> fitting.Samples:
-    """Load the backbone's weights, and compute the features that the folder `cache` lacks."""
+) -> tuple[fitting.Samples, utils.DataFolder]:
+    """Load the backbone's weights, and compute the features that the folder `cache` lacks.
+
+    Returns the samples, and the data folder without images that could not be decoded.
+    """
     model.load_weights(backbone, args.arch, args.weights, args.seed)
     views = list_views(data, args.views)
     features = extract(backbone, args.data_dir, views, settings, cache, strict=args.strict)
@@ -255,40 +264,46 @@ def extract_samples(
 def check(args: argparse.Namespace, settings: Settings) -> None:
     """Report on a data folder without training, as a CSV file as well if one is named."""
     flag = "--check_labels" if args.check_labels else "--check"
-    table, images = args.check_labels or args.check, list_images(args)
+    table = args.check_labels or args.check
+    data = list_images(args)
     if table == "-":
         table = ""
     else:
         check_output(flag, table, "table of findings", [args.category_names, args.exclude])
-        check_no_input_below(flag, Path(table).parent, args.data_dir, utils.paths_of(images))
-    measure = partial(seconds_per_view, args.arch, args.data_dir, settings=settings)
-    findings, scan = data_folder.check_data_folder(
-        args.data_dir, images, args.views, measure, table, args.image_size, strict=args.strict
+        check_no_input_below(flag, Path(table).parent, args.data_dir, data.all_paths())
+    findings, data = data_folder.check_data_folder(
+        utils.read_images(data),
+        settings,
+        arch=args.arch,
+        views=args.views,
+        table=table,
+        strict=args.strict,
     )
-    names = data_folder.check_names(args.category_names, list(images["train"]))
+    names = data_folder.check_names(args.category_names, list(data.class_to_idx))
     if args.output_cat is not None:
-        check_output_cat(args.output_cat, len(images["train"]), args.data_dir)
+        check_output_cat(args.output_cat, len(data.class_to_idx), args.data_dir)
     if args.check_labels:
-        findings += check_labels(args, settings, scan, names)
+        findings += check_labels(args, settings, data, names)
         if table:
             write_findings(table, findings)
             write_galleries(table, args.data_dir, galleries(findings, names))
 
 
 def check_labels(
-    args: argparse.Namespace, settings: Settings, scan: utils.Scan, names: dict[str, str]
+    args: argparse.Namespace, settings: Settings, data: utils.DataFolder, names: dict[str, str]
 ) -> list[Finding]:
-    """Look for suspect labels, near-duplicates and outliers; see `labels.check_labels`."""
-    data = utils.number_categories(args.data_dir, scan)
-    data = data_folder.exclude_unreadable(data, strict=args.strict)
+    """Look for suspect labels, near-duplicates and outliers by features."""
+    utils.warn_of_categories(data)
+    data_folder.warn_of_copies(data)
+    data = utils.exclude_images(data, data.errors(), strict=args.strict)
     num_classes = len(data.class_to_idx)
     args.output_cat = args.output_cat or num_classes
     backbone = model.Backbone(args.arch)
     with tempfile.TemporaryDirectory() as folder:
         cache = folder if args.no_cache else args.cache_dir
-        samples = extract_samples(args, settings, data, backbone, cache)
+        samples, data = extract_samples(args, settings, data, backbone, cache)
         return labels.check_labels(
-            data_folder.exclude_images(data, samples.features.failures),
+            data,
             samples,
             names,
             partial(new_head, args, backbone.num_features, num_classes, settings.device),

@@ -10,8 +10,8 @@ import collections
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,36 +53,76 @@ PREPROCESSING_VERSION = 1
 # ---------------------------------------------------------------- data folders
 
 
-@dataclass
-class DataFolder:
-    """The images of a data folder, by split.
-
-    `class_to_idx` numbers the categories of `train` in string order ("10" comes before "2"); the
-    indices are the same in every split. `paths[split]` are file paths relative to `root`, with
-    forward slashes; `labels[split]` are the indices of their categories.
+class ImageFile(NamedTuple):
+    """An image of a data folder.
 
     Attributes:
-        digests: of each file's content, by path; see `image_files.digests`.
-        failures: why a file cannot be read, by path.
+        path: relative to the data folder, with forward slashes.
+        digest: of the file's content, from `read_images`; "" if it cannot be read.
+        error: why it cannot be read, or "".
+    """
+
+    split: str
+    category: str
+    path: str
+    digest: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The images of a data folder.
+
+    Attributes:
+        categories: of each split, in string order; some may have no images.
+        images: of train, then of valid, then of test; in a split, by category and path.
     """
 
     root: str
-    class_to_idx: dict[str, int]
-    paths: dict[str, list[str]]
-    labels: dict[str, list[int]]
-    digests: dict[str, str]
-    failures: dict[str, str]
+    categories: dict[str, list[str]]
+    images: list[ImageFile]
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """Number the categories of train in string order: "10" comes before "2"."""
+        return {category: index for index, category in enumerate(self.categories["train"])}
+
+    def of(self, split: str) -> list[ImageFile]:
+        """List the images of a split."""
+        return [image for image in self.images if image.split == split]
+
+    def all_paths(self) -> list[str]:
+        """List the paths of all images."""
+        return [image.path for image in self.images]
+
+    def paths(self, split: str) -> list[str]:
+        """List the paths of the images of a split."""
+        return [image.path for image in self.of(split)]
+
+    def labels(self, split: str) -> list[int]:
+        """List the index of the category of each image of a split."""
+        class_to_idx = self.class_to_idx
+        return [class_to_idx[image.category] for image in self.of(split)]
+
+    def counts(self) -> collections.Counter[tuple[str, str]]:
+        """Count the images of each split and category."""
+        return collections.Counter((image.split, image.category) for image in self.images)
+
+    def errors(self) -> dict[str, str]:
+        """Return why an image cannot be read, by its path."""
+        return {image.path: image.error for image in self.images if image.error}
+
+    def without(self, paths: Container[str]) -> DataFolder:
+        """Return the data folder without the images that have these paths."""
+        return replace(self, images=[image for image in self.images if image.path not in paths])
 
 
-Images = dict[str, dict[str, list[str]]]  # paths, relative to the data folder, by split, category
-
-
-def list_images(data_dir: str | os.PathLike) -> Images:
+def list_images(data_dir: str | os.PathLike) -> DataFolder:
     """List the images of a data folder by split and category, as its folders say.
 
     Every file in a category's folder or below counts as an image, unless it is hidden or its name
     says that it is none (IGNORED_SUFFIXES): decoding shows whether it is one. Without folders for
-    the splits, all images are train's; see `divide`. Other files and folders are warned of.
+    the splits, all images are train's until `read_images`. Other files and folders are warned of.
 
     Raises:
         UserError: a folder is missing, cannot be read or contains no folders; or the folders of the
@@ -93,35 +133,43 @@ def list_images(data_dir: str | os.PathLike) -> Images:
         raise UserError(f"--data_dir {data_dir}: no such folder")
     names, files = scan_folder(root)
     folders = _split_folders(root, names)
+    paths: dict[str, dict[str, list[str]]] = {}  # by split and category
     if not folders:
-        categories = _list_categories(root, "", names, files)
-        for name, paths in categories.items():
-            below = sorted({path.split("/")[1] for path in paths if path.count("/") > 1})
-            if _split_folders(root / name, below):
-                raise UserError(
-                    f"{root}: the folders of the splits are one level deeper; "
-                    f"type --data_dir {root / name}"
-                )
-        return {"train": categories}
-    if "train" not in folders:
+        paths["train"] = _list_categories(root, "", names, files)
+        _check_level(root, paths["train"])
+    elif "train" not in folders:
         raise UserError(
             f"{root / 'train'}: no such folder, but there is {shorten(folders.values())}"
         )
-    others = [name for name in names if name not in folders.values()]
-    if others:
-        warn(f"{root}: {len(others)} folders beside the splits are ignored: {shorten(others)}")
-    _warn_of_files(root, files)
-    return {
-        split: _list_categories(root, f"{name}/", *scan_folder(root / name))
-        for split, name in folders.items()
-    }
+    else:
+        others = [name for name in names if name not in folders.values()]
+        if others:
+            warn(f"{root}: {len(others)} folders beside the splits are ignored: {shorten(others)}")
+        _warn_of_files(root, files)
+        for split in SPLITS:
+            if split in folders:
+                names, files = scan_folder(root / folders[split])
+                paths[split] = _list_categories(root, f"{folders[split]}/", names, files)
+    images = []
+    for split, categories in paths.items():
+        for category, group in categories.items():
+            images += [ImageFile(split, category, path) for path in group]
+    return DataFolder(str(data_dir), {split: list(paths[split]) for split in paths}, images)
 
 
-def paths_of(images: Images) -> Iterator[str]:
-    """Yield the paths of all images."""
-    for categories in images.values():
-        for paths in categories.values():
-            yield from paths
+def _check_level(root: Path, categories: dict[str, list[str]]) -> None:
+    """Raise UserError if a category has the folders of the splits.
+
+    Args:
+        categories: the paths of the images of each category in `root`.
+    """
+    for name, paths in categories.items():
+        below = sorted({path.split("/")[1] for path in paths if path.count("/") > 1})
+        if _split_folders(root / name, below):
+            raise UserError(
+                f"{root}: the folders of the splits are one level deeper; "
+                f"type --data_dir {root / name}"
+            )
 
 
 def _split_folders(root: Path, names: Iterable[str]) -> dict[str, str]:
@@ -152,9 +200,9 @@ def _list_categories(
         raise UserError(f"{root / prefix}: no category folders in it")
     _warn_of_files(root / prefix, files)
     ignored: collections.Counter[str] = collections.Counter()
-    categories = {
-        folder: list(images_below(root, f"{prefix}{folder}", ignored)) for folder in folders
-    }
+    categories = {}
+    for folder in folders:
+        categories[folder] = list(images_below(root, f"{prefix}{folder}", ignored))
     if ignored:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items()))
         print(f"{root / prefix}: ignored files: {kinds}", file=sys.stderr)
@@ -165,106 +213,138 @@ def _warn_of_files(folder: Path, files: Sequence[str]) -> None:
     """Warn of files that may be images, but are in no category."""
     files = [name for name in files if not is_no_image(name)]
     if files:
-        where = "outside of the category folders are ignored"
-        warn(f"{folder}: {len(files)} files {where}: {shorten(files)}")
+        warn(
+            f"{folder}: {len(files)} files outside of the category folders are ignored: "
+            f"{shorten(files)}"
+        )
 
 
-class Scan(NamedTuple):
-    """The images of a data folder, read once.
-
-    Attributes:
-        images: by split and category; all splits are there.
-        digests, failures: see `DataFolder`.
-    """
-
-    images: Images
-    digests: dict[str, str]
-    failures: dict[str, str]
-
-
-def read_images(
-    data_dir: str | os.PathLike, images: Images, memo: str | os.PathLike | None = None
-) -> Scan:
-    """Read the files of `list_images` for their digests, and divide them if splits are missing.
+def read_images(data: DataFolder, memo: str | os.PathLike | None = None) -> DataFolder:
+    """Read the files of a data folder for their digests, and divide them if splits are missing.
 
     Every file is read once, unless the memo has its digest. Nothing on disk changes.
 
     Args:
-        memo: a folder for the digests of files that do not change; see `image_files.digests`.
+        data: from `list_images`.
+        memo: a folder for the digests of files that do not change.
     """
-    images = {split: dict(categories) for split, categories in images.items()}
-    paths = list(paths_of(images))
-    digests, failures = {}, {}
-    files = digest_files(str(data_dir), paths, memo)
-    for path, digest, error in progress(files, len(paths), "reading", size=lambda _: 1, delay=1):
-        if error:
-            failures[path] = error
-        else:
-            digests[path] = digest
-    missing = [split for split in SPLITS if split not in images]
-    if missing:
-        for split in missing:
-            images[split] = {}
-        for category, group in images["train"].items():
-            for split, divided in divide(group, digests, SHARES, ["train", *missing]).items():
-                images[split][category] = divided
-        counts = [f"{sum(map(len, images[split].values()))} {split}" for split in SPLITS]
-        names = " or ".join(missing)
-        warn(f"{data_dir}: no {names} folder: split by content: {', '.join(counts)}")
-    return Scan({split: images[split] for split in SPLITS}, digests, failures)
+    files = digest_files(data.root, data.all_paths(), memo)
+    files = progress(files, len(data.images), "reading", size=lambda _: 1, delay=1)
+    images = []
+    for image, file in zip(data.images, files, strict=True):
+        images.append(image._replace(digest=file.digest, error=file.error))
+    data = replace(data, images=images)
+    missing = [split for split in SPLITS if split not in data.categories]
+    return _fill_splits(data, missing) if missing else data
+
+
+def _fill_splits(data: DataFolder, missing: list[str]) -> DataFolder:
+    """Take images of the missing splits from train, by their content."""
+    digests: dict[str, dict[str, str]] = {category: {} for category in data.categories["train"]}
+    for image in data.of("train"):
+        digests[image.category][image.path] = image.digest
+    splits: dict[str, str] = {}  # by path
+    for of_category in digests.values():
+        divided = divide(list(of_category), of_category, SHARES, ["train", *missing])
+        for split, paths in divided.items():
+            splits.update(dict.fromkeys(paths, split))
+    images = [image._replace(split=splits.get(image.path, image.split)) for image in data.images]
+    images.sort(key=lambda image: SPLITS.index(image.split))
+    categories = {split: data.categories.get(split, list(digests)) for split in SPLITS}
+    data = DataFolder(data.root, categories, images)
+    counts = ", ".join(f"{len(data.of(split))} {split}" for split in SPLITS)
+    warn(f"{data.root}: no {' or '.join(missing)} folder: split by content: {counts}")
+    return data
 
 
 def read_data_folder(
-    data_dir: str | os.PathLike,
-    memo: str | os.PathLike | None = None,
-    images: Images | None = None,
+    data_dir: str | os.PathLike, memo: str | os.PathLike | None = None
 ) -> DataFolder:
-    """Read the images of a data folder; see `read_images`, `list_images` and `find_problems`.
+    """List, read and check the images of a data folder; those that cannot be read are there, too.
 
-    Args:
-        images: from `list_images`, if that was called already.
+    See `list_images`, `read_images` and `check_categories` for arguments and errors.
     """
-    images = images or list_images(data_dir)
-    for problem in find_problems(images):
-        raise UserError(f"{data_dir}: {problem}")
-    return number_categories(data_dir, read_images(data_dir, images, memo))
+    data = read_images(list_images(data_dir), memo)
+    check_categories(data)
+    return data
 
 
-def number_categories(data_dir: str | os.PathLike, scan: Scan) -> DataFolder:
-    """Return the data folder of images that were read; see `read_data_folder`."""
-    images, digests, failures = scan
-    for problem in find_problems(images):
-        raise UserError(f"{data_dir}: {problem}")
-    class_to_idx = {category: index for index, category in enumerate(images["train"])}
-    paths, labels = {}, {}
-    for split, categories in images.items():
-        paths[split] = [path for group in categories.values() for path in group]
-        labels[split] = [class_to_idx[c] for c, group in categories.items() for _ in group]
-        absent = [category for category in class_to_idx if not categories.get(category)]
+def check_categories(data: DataFolder) -> None:
+    """Warn of categories that a split lacks, and of those whose names look alike.
+
+    Raises:
+        UserError: training refuses the data folder: the first of `find_problems`.
+    """
+    problem = next(find_problems(data), None)
+    if problem:
+        raise UserError(f"{data.root}: {problem}")
+    warn_of_categories(data)
+
+
+def warn_of_categories(data: DataFolder) -> None:
+    """Warn of categories that a split lacks, and of those whose names look alike."""
+    counts = data.counts()
+    for split in SPLITS:
+        absent = [name for name in data.categories["train"] if not counts[split, name]]
         if absent:
-            warn(f"{data_dir}: {split} lacks {len(absent)} categories: {shorten(absent)}")
-    for group, difference in look_alikes(class_to_idx):
-        warn(f"{data_dir}: the categories {shorten(map(repr, group))} differ only in {difference}")
-    return DataFolder(str(data_dir), class_to_idx, paths, labels, digests, failures)
+            warn(f"{data.root}: {split} lacks {len(absent)} categories: {shorten(absent)}")
+    for group, difference in look_alikes(data.categories["train"]):
+        warn(f"{data.root}: the categories {shorten(map(repr, group))} differ only in {difference}")
 
 
-def find_problems(images: Images) -> Iterator[str]:
+def find_problems(data: DataFolder) -> Iterator[str]:
     """Yield what training refuses: unknown or empty categories, and splits without images."""
-    for split, categories in images.items():
-        for category, group in categories.items():
-            if category not in images["train"]:
-                similar = [a for a in look_alikes([*images["train"], category]) if category in a[0]]
-                hint = "".join(f" (only {g[0]!r}, which differs in {d})" for g, d in similar)
+    counts = data.counts()
+    train = data.class_to_idx
+    for split, categories in data.categories.items():
+        for category in categories:
+            if category not in train:
                 yield (
-                    f"train has no category {category!r}{hint}, but {split} has; "
+                    f"train has no category {category!r}{_hint(category, train)}, but {split} has; "
                     "add it to train or move it away"
                 )
-            elif split == "train" and not group:
+            elif split == "train" and not counts[split, category]:
                 yield f"no image for train in category {category!r}; add some, or remove it"
         if split == "train" and len(categories) == 1:
-            yield f"only one category, {next(iter(categories))!r}; there have to be two at least"
-        if not any(categories.values()):
+            yield f"only one category, {categories[0]!r}; there have to be two at least"
+        if not data.of(split):
             yield f"no images for {split}; add some, or make folders train, valid and test"
+
+
+def _hint(category: str, train: Iterable[str]) -> str:
+    """Return the category of train that looks like one that train lacks, in parentheses; or ""."""
+    for group, difference in look_alikes([*train, category]):
+        if category in group:
+            return f" (only {group[0]!r}, which differs in {difference})"
+    return ""
+
+
+def exclude_images(
+    data: DataFolder, errors: Mapping[str, str], *, strict: bool = False
+) -> DataFolder:
+    """Return the data folder without the images that cannot be read; each is warned of.
+
+    Args:
+        errors: why an image cannot be read, by path.
+        strict: raise an error instead of the first warning.
+
+    Raises:
+        UserError: a category of train, or another split, has no image left; or there are errors
+            and `strict` is set.
+    """
+    for error in errors.values():
+        if strict:
+            raise UserError(f"{error} (--strict)")
+        warn(f"{error}; left out")
+    data = data.without(errors)
+    for split in SPLITS:
+        if not data.of(split):
+            raise UserError(f"{split}: none of its images can be read")
+    counts = data.counts()
+    for category in data.categories["train"]:
+        if not counts["train", category]:
+            raise UserError(f"train/{category}: none of its images can be read")
+    return data
 
 
 def list_labeled(
@@ -292,11 +372,9 @@ def list_labeled(
     unknown = [category for category in images if category not in class_to_idx]
     if unknown:
         raise UserError(f"{root}: the checkpoint does not know {shorten(unknown)}")
-    labeled = [
-        (os.path.join(root, path), class_to_idx[category])
-        for category, paths in images.items()
-        for path in paths
-    ]
+    labeled = []
+    for category, paths in images.items():
+        labeled += [(os.path.join(root, path), class_to_idx[category]) for path in paths]
     if not labeled:
         raise UserError(f"{root}: no images in its categories")
     return labeled

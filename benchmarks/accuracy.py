@@ -26,7 +26,7 @@ from system.arguments import whole_number
 from system.devices import select_precision
 from training import features
 from training.feature_store import default_cache_folder
-from utils import list_images, paths_of, read_data_folder
+from utils import SPLITS, list_images, read_data_folder
 
 PUBLISHED = [  # VGGs on these photographs, as their authors report them: images, accuracy, source
     [
@@ -68,8 +68,8 @@ COLUMNS = {
 def link_subset(root: str, per_category: int, seed: int, folder: str) -> None:
     """Link `per_category` images of each category of train, and all other images, in `folder`."""
     data = read_data_folder(root)
-    for split, paths in data.paths.items():
-        shuffled = list(paths)
+    for split in SPLITS:
+        shuffled = data.paths(split)
         if split == "train":
             random.Random(seed).shuffle(shuffled)
         counts: dict[str, int] = {}
@@ -114,7 +114,7 @@ def train(args: argparse.Namespace, seed: int, row: str, subsets: str) -> dict:
 def seconds_per_image(root: str, image_size: int) -> float:
     """Measure how long one image takes, from its file to its features."""
     settings = features.Settings(precision=select_precision(CPU), image_size=image_size)
-    return features.seconds_per_view("vgg16", root, list(paths_of(list_images(root))), settings)
+    return features.seconds_per_view("vgg16", root, list_images(root).all_paths(), settings)
 
 
 def main() -> None:

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import data_parser, load_backbone, run_script, show, views_of
+from common import data_parser, load_backbone, run_script, show
 from PIL import Image
 
 from model import Backbone, fast_copy
 from system.arguments import whole_number
 from system.devices import BATCH_SIZES, select_device, select_precision
-from training.features import Settings, extract
+from training.features import Settings, extract, views_of
 from utils import load_views, plain_view, read_data_folder
 
 
@@ -92,7 +92,7 @@ def backbone_table(backbone: Backbone, device: torch.device, rounds: int) -> Non
 def decoding_table(args: argparse.Namespace) -> None:
     """Measure milliseconds for the plain view of a JPEG, with and without draft mode."""
     data = read_data_folder(args.data_dir)
-    photo = Image.open(Path(args.data_dir, data.paths["train"][0])).convert("RGB")
+    photo = Image.open(Path(args.data_dir, data.paths("train")[0])).convert("RGB")
     rows, result = [], {}
     for width, height in (photo.size, (1600, 1200), (4000, 3000)):
         file = io.BytesIO()
@@ -117,7 +117,7 @@ def decoding_table(args: argparse.Namespace) -> None:
 def extraction_table(backbone: Backbone, device: torch.device, args: argparse.Namespace) -> None:
     """Measure images per second, end to end, by number of workers; and of the backbone alone."""
     data = read_data_folder(args.data_dir)
-    views = views_of(data, data.paths["train"][: args.images])
+    views = views_of(data.of("train")[: args.images], [0])
     precision = select_precision(device)
     bare = copy.deepcopy(backbone).to(device, precision, memory_format=torch.channels_last)
     batch = torch.rand(BATCH_SIZES[device.type], 3, 224, 224, device=device)

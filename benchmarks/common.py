@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as system/scripts.py does in the scripts
@@ -27,7 +27,7 @@ from system import arguments, scripts  # noqa: E402
 from system.devices import select_precision  # noqa: E402
 from system.messages import UserError  # noqa: E402
 from training import features  # noqa: E402
-from utils import DataFolder, list_images, read_data_folder  # noqa: E402
+from utils import list_images, read_data_folder  # noqa: E402
 
 CPU = torch.device("cpu")
 EPOCHS, RATE, BATCH, HIDDEN, DROPOUT = 7, 0.03, 16, 512, 0.5  # train.py's defaults
@@ -93,7 +93,7 @@ def import_seconds() -> float:
 
 def train_command(data_dir: str, weights: str, checkpoint: str, *flags: str) -> list[str]:
     """Return the command that trains on all categories of a data folder, for `timed`."""
-    count = len(list_images(data_dir)["train"])
+    count = len(list_images(data_dir).class_to_idx)
     command = [str(ROOT / "train.py"), "--data_dir", data_dir, "--output_cat", str(count)]
     return [*command, "--weights", weights, "--save_dir", checkpoint, *flags]
 
@@ -106,13 +106,6 @@ def load_backbone(weights: str) -> Backbone:
     backbone = Backbone("vgg16")
     load_weights(backbone, "vgg16", weights)
     return backbone
-
-
-def views_of(
-    data: DataFolder, paths: Iterable[str], numbers: Sequence[int] = (0,)
-) -> list[features.View]:
-    """List the views with these numbers of each image, for `features.extract`."""
-    return features.views_of(paths, numbers, data.digests)
 
 
 def extract(
@@ -141,9 +134,9 @@ def training_features(
         Features (N, len(numbers), len(REGIONS), num_features), and labels (N,).
     """
     data = read_data_folder(args.data_dir)
-    views = views_of(data, data.paths["train"] + data.paths["valid"], numbers)
+    views = features.views_of(data.of("train") + data.of("valid"), numbers)
     stored = extract(args, args.data_dir, views, strict=True)
-    labels = torch.tensor(data.labels["train"] + data.labels["valid"])
+    labels = torch.tensor(data.labels("train") + data.labels("valid"))
     return stored[torch.arange(len(stored))].unflatten(0, (len(labels), len(numbers))), labels
 
 

@@ -23,7 +23,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from common import CPU, data_parser, load_backbone, run_script, show, views_of
+from common import CPU, data_parser, load_backbone, run_script, show
 
 from model import Backbone, Classifier, Head, fast_copy
 from predict import predict_stream
@@ -31,7 +31,7 @@ from system.arguments import whole_number
 from system.devices import default_batch_size, default_workers, select_device, select_precision
 from system.workers import map_ahead
 from training import features
-from utils import MEANS, STDS, DataFolder, load_plain_view, normalize, read_data_folder
+from utils import MEANS, STDS, ImageFile, load_plain_view, normalize, read_data_folder
 
 COMPARED = 32  # images
 
@@ -61,11 +61,11 @@ def classifier_of(backbone: Backbone) -> Classifier:
     return classifier.eval()
 
 
-def extract_all(backbone: Backbone, data: DataFolder, paths: list[str], **settings) -> None:
+def extract_all(backbone: Backbone, root: str, images: list[ImageFile], **settings) -> None:
     """Compute the features of images, into a store that is deleted."""
     with tempfile.TemporaryDirectory() as folder:
-        views = views_of(data, paths)
-        features.extract(backbone, data.root, views, features.Settings(**settings), folder)
+        views = features.views_of(images, [0])
+        features.extract(backbone, root, views, features.Settings(**settings), folder)
 
 
 @torch.inference_mode()
@@ -84,9 +84,11 @@ def main() -> None:
     args = parser.parse_args()
     device = select_device(args.device)
     precision, cores = select_precision(device), default_workers(device.type)
-    data, backbone = read_data_folder(args.data_dir), load_backbone(args.weights)
-    paths = [path for split in data.paths.values() for path in split][: args.images]
-    files, count = [f"{data.root}/{path}" for path in paths], len(paths)
+    data = read_data_folder(args.data_dir)
+    backbone = load_backbone(args.weights)
+    images = data.images[: args.images]
+    files = [f"{data.root}/{image.path}" for image in images]
+    count = len(images)
     loaded = [load_plain_view(file) for file in files[: default_batch_size(device.type, 224)]]
     views = torch.from_numpy(np.stack(loaded))
     fast = fast_copy(backbone, device, precision)
@@ -104,7 +106,7 @@ def main() -> None:
         stream = partial(stream, batch_size=default_batch_size(device.type, 224))
         rates[f"prediction, {workers} threads"] = measured(partial(consume, stream), count)
         settings = {"device": device, "precision": precision, "workers": workers}
-        work = partial(extract_all, backbone, data, paths, **settings)
+        work = partial(extract_all, backbone, data.root, images, **settings)
         rates[f"extraction, {workers} workers"] = measured(work, count)
     expected = run_backbone(fast_copy(backbone, CPU, torch.float32), views[:COMPARED], CPU)
     differences = {}

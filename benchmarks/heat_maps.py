@@ -73,7 +73,7 @@ def main() -> None:
         model = load_checkpoint(checkpoint)
         model.backbone.to(select_precision(CPU), memory_format=torch.channels_last)
         generator = torch.Generator().manual_seed(0)
-        paths = [f"{data.root}/{path}" for path in data.paths["valid"]]
+        paths = [f"{data.root}/{path}" for path in data.paths("valid")]
         columns = list(zip(*(drops(model, path, generator) for path in paths), strict=True))
     rows = []
     for name, column in zip(NAMES, columns, strict=True):

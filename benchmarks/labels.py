@@ -38,12 +38,10 @@ from common import (
     mean_and_deviation,
     run_script,
     show,
-    views_of,
 )
 from PIL import Image, ImageOps
 
-from checks.label_issues import find_suspects, label_quality
-from checks.labels import FOLDS
+from checks.labels import FOLDS, find_suspects, label_quality
 from checks.near_duplicates import LIMIT, connect, embed, find_pairs
 from evaluation.calibration import fit_temperature
 from image_files.digests import digest_of_file
@@ -51,7 +49,7 @@ from model import Head
 from system.arguments import whole_number
 from training import fitting
 from training.feature_store import default_cache_folder
-from training.features import View
+from training.features import View, views_of
 from training.sampling import divide_into_folds
 from utils import SPLITS, load_image, read_data_folder
 
@@ -279,9 +277,9 @@ def main() -> None:
     parser.add_argument("--cache_dir", default=str(default_cache_folder()))
     args = parser.parse_args()
     data = read_data_folder(args.data_dir)
-    paths = [path for split in SPLITS for path in data.paths[split]]
-    labels = torch.tensor([label for split in SPLITS for label in data.labels[split]])
-    stored = extract(args, args.data_dir, views_of(data, paths), strict=True)
+    paths = data.all_paths()
+    labels = torch.tensor([label for split in SPLITS for label in data.labels(split)])
+    stored = extract(args, args.data_dir, views_of(data.images, [0]), strict=True)
     rows = torch.arange(len(paths))
     values, averages = stored[rows], stored.averages(rows)
     copies = measure_copies(args, paths, averages)

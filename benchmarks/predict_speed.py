@@ -141,15 +141,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=whole_number(1), default=9)
     args = parser.parse_args()
     data = read_data_folder(args.data_dir)
-    photos = [f"{data.root}/{path}" for path in data.paths["valid"] + data.paths["test"]]
+    photos = [f"{data.root}/{path}" for path in data.paths("valid") + data.paths("test")]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = f"{folder}/checkpoint.pth"
         timed(*train_command(args.data_dir, args.weights, checkpoint))
         single = time_one_image(photos[0], checkpoint, args.rounds)
         bare = measure_all(args.weights)["huge"]
         batch_size = int(min(bare, key=bare.__getitem__))
-        valid = [f"{data.root}/{path}" for path in data.paths["valid"]]
-        labeled = list(zip(valid, data.labels["valid"], strict=True))
+        valid = [f"{data.root}/{path}" for path in data.paths("valid")]
+        labeled = list(zip(valid, data.labels("valid"), strict=True))
         files = export(checkpoint, f"{data.root}/train")
         compared = compare_files(files, photos, labeled, args.rounds)
         large, model = enlarge(photos, folder), load_checkpoint(checkpoint)

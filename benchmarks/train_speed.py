@@ -25,7 +25,7 @@ from bare_backbone import lower_bound
 from common import ROOT, data_parser, import_seconds, run_script, show, timed, train_command
 
 from system.arguments import whole_number
-from utils import read_data_folder
+from utils import SPLITS, read_data_folder
 
 
 def accuracy(output: str) -> float:
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--skip_usual_loop", action="store_true")
     args = parser.parse_args()
     data = read_data_folder(args.data_dir)
-    images = {split: len(paths) for split, paths in data.paths.items()}
+    images = {split: len(data.of(split)) for split in SPLITS}
     flags = ["--epochs", str(args.epochs), "--seed", str(args.seed)]
     with tempfile.TemporaryDirectory() as folder:
         command = partial(train_command, args.data_dir, args.weights)

@@ -28,7 +28,6 @@ from common import (
     mean_and_deviation,
     run_script,
     show,
-    views_of,
 )
 
 from evaluation.calibration import fit_temperature
@@ -40,7 +39,7 @@ from networks.novelty import NOVELTY_LIMIT, fit_detector
 from system.arguments import whole_number
 from training import fitting
 from training.feature_store import default_cache_folder
-from training.features import View
+from training.features import View, views_of
 from utils import SPLITS, read_data_folder
 
 Images = dict[str, torch.Tensor]  # by set: train, valid, test, near, far
@@ -156,17 +155,16 @@ def main() -> None:
     parser.add_argument("--cache_dir", default=str(default_cache_folder()))
     args = parser.parse_args()
     data = read_data_folder(args.data_dir)
-    paths = [path for split in SPLITS for path in data.paths[split]]
-    features_of_data = extract(args, args.data_dir, views_of(data, paths), strict=True)
-    stored = features_of_data[torch.arange(len(paths))]
-    labels = torch.tensor([label for split in SPLITS for label in data.labels[split]])
-    sizes = torch.tensor([len(data.paths[split]) for split in SPLITS])
+    features_of_data = extract(args, args.data_dir, views_of(data.images, [0]), strict=True)
+    stored = features_of_data[torch.arange(len(data.images))]
+    labels = torch.tensor([label for split in SPLITS for label in data.labels(split)])
+    sizes = torch.tensor([len(data.of(split)) for split in SPLITS])
     splits = torch.arange(len(SPLITS)).repeat_interleave(sizes)
     unknown = [os.path.relpath(path, args.unknown) for path in files_below(args.unknown)]
     digests = [digest_of_file(os.path.join(args.unknown, path)) for path in unknown]
     pairs = zip(unknown, digests, strict=True)
     others = extract(args, args.unknown, [View(path, 0, digest) for path, digest in pairs])
-    far = others[others.is_decoded().nonzero()[:, 0]]
+    far = others[torch.tensor([i for i, p in enumerate(unknown) if p not in others.failures])]
     results = [measure(args, stored, labels, splits, far, seed) for seed in args.seeds]
     columns = list(results[0]["novelty"])
     rows = []

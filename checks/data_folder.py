@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from PIL import Image
 
 from checks.findings import (
-    File,
     Finding,
     compare,
     find_copies,
+    finding_of,
     format_findings,
     read_paths,
     write_findings,
@@ -21,38 +21,29 @@ from checks.findings import (
 from image_files.names import look_alikes, match_names
 from system.files import escape
 from system.messages import UserError, one_line, shorten, warn
+from training.features import Settings, seconds_per_view
 from utils import (
     CATEGORY_NAMES,
-    CROP,
-    SPLITS,
     DataFolder,
-    Images,
-    Scan,
+    ImageFile,
     find_problems,
     load_category_names,
     load_image,
-    paths_of,
-    read_images,
 )
 
 # ---------------------------------------------------------------- before training
 
 
-def list_files(data: DataFolder) -> Iterator[File]:
-    """Yield the images of a data folder."""
-    categories = list(data.class_to_idx)
-    for split in SPLITS:
-        for path, label in zip(data.paths[split], data.labels[split], strict=True):
-            yield File(split, categories[label], path)
-
-
 def warn_of_copies(data: DataFolder) -> None:
     """Warn of images with the same content in two splits, or in two categories."""
-    leaks, conflicts = [], []
-    for file, original in find_copies(list_files(data), data.digests).items():
-        line = f"{file.path} ({original.path})"
-        leaks += [line] if file.split != original.split else []
-        conflicts += [line] if file.category != original.category else []
+    leaks = []
+    conflicts = []
+    for image, original in find_copies(data.images):
+        line = f"{image.path} ({original.path})"
+        if image.split != original.split:
+            leaks.append(line)
+        if image.category != original.category:
+            conflicts.append(line)
     if leaks:
         warn(
             f"{data.root}: {len(leaks)} images are in two splits: the reported accuracy will be "
@@ -65,72 +56,29 @@ def warn_of_copies(data: DataFolder) -> None:
         )
 
 
-def describe(data: DataFolder) -> dict[str, str]:
+def describe_images(data: DataFolder) -> dict[str, str]:
     """Return split, category and digest of each image, by path: what a training learns from."""
-    return {
-        file.path: f"{file.split} {file.category} {data.digests.get(file.path, '')}"
-        for file in list_files(data)
-    }
+    return {image.path: f"{image.split} {image.category} {image.digest}" for image in data.images}
 
 
-def exclude_images(
-    data: DataFolder, failures: dict[str, str], *, strict: bool = False
-) -> DataFolder:
-    """Return the data folder without the images that cannot be read; each is warned of.
+def exclude_listed(data: DataFolder, path: str) -> DataFolder:
+    """Return the data folder without the images whose paths a file lists.
 
     Args:
-        failures: why an image cannot be read, by path.
-        strict: raise an error instead of the first warning.
+        path: of a table with a column "path", or of a text file with one path a line.
 
     Raises:
-        UserError: a category of train, or another split, has no image left; or there are failures
-            and `strict` is set.
-    """
-    for reason in failures.values():
-        if strict:
-            raise UserError(f"{reason} (--strict)")
-        warn(f"{reason}; left out")
-    paths, labels = {}, {}
-    for split in SPLITS:
-        images = zip(data.paths[split], data.labels[split], strict=True)
-        readable = [(path, label) for path, label in images if path not in failures]
-        if not readable:
-            raise UserError(f"{split}: none of its images can be read")
-        paths[split], labels[split] = [p for p, _ in readable], [label for _, label in readable]
-    labels_in_train = set(labels["train"])
-    for category, index in data.class_to_idx.items():
-        if index not in labels_in_train:
-            raise UserError(f"train/{category}: none of its images can be read")
-    return replace(data, paths=paths, labels=labels)
-
-
-def exclude_unreadable(data: DataFolder, *, strict: bool = False) -> DataFolder:
-    """Return a data folder without files that cannot be images; also warn of copies.
-
-    See `exclude_images` for `strict` and errors.
-    """
-    warn_of_copies(data)
-    return exclude_images(data, data.failures, strict=strict)
-
-
-def exclude_listed(data_dir: str, images: Images, path: str) -> Images:
-    """Return the images without those whose paths a file lists; see `findings.read_paths`.
-
-    Raises:
-        UserError: none of the paths is an image of the data folder.
+        UserError: the file cannot be read, or none of its paths is an image of the data folder.
     """
     listed = set(read_paths(path))
-    known = {escape(image) for image in paths_of(images)}
-    unknown = sorted(listed - known)
+    images = {escape(image.path): image.path for image in data.images}
+    unknown = sorted(listed - images.keys())
     if len(unknown) == len(listed):
-        raise UserError(f"--exclude {path}: has no image of {data_dir}: {shorten(unknown)}")
+        raise UserError(f"--exclude {path}: has no image of {data.root}: {shorten(unknown)}")
     if unknown:
         warn(f"--exclude {path}: {len(unknown)} paths are no images: {shorten(unknown)}")
     print(f"--exclude {path}: {len(listed) - len(unknown)} images are left out")
-    return {
-        split: {c: [p for p in group if escape(p) not in listed] for c, group in categories.items()}
-        for split, categories in images.items()
-    }
+    return data.without({images[text] for text in listed & images.keys()})
 
 
 def check_names(path: str | None, categories: Sequence[str]) -> dict[str, str]:
@@ -150,60 +98,63 @@ def check_names(path: str | None, categories: Sequence[str]) -> dict[str, str]:
 
 
 def check_data_folder(
-    data_dir: str,
-    images: Images,
-    views: int,
-    measure: Callable[[list[str]], float],
-    table: str = "",
-    size: int = CROP,
+    data: DataFolder,
+    settings: Settings,
     *,
+    arch: str,
+    views: int,
+    table: str = "",
     strict: bool = False,
-) -> tuple[list[Finding], Scan]:
+) -> tuple[list[Finding], DataFolder]:
     """Print what is in a data folder, what may be wrong with it, and how long training will take.
 
-    Returns the findings, and the images that were read, in all splits.
+    Returns the findings, and the data folder with the errors of all images that cannot be decoded.
 
     Args:
-        images: from `utils.list_images`.
+        data: from `read_images`.
+        settings: of the features; images that are smaller than their views are reported.
+        arch: of the backbone, whose speed is measured.
         views: number of views of each image of train.
-        measure: paths of images -> seconds that a view's features take.
         table: a CSV file to write with all findings.
-        size: of the views; images that are smaller are reported.
         strict: training would refuse an image that cannot be read.
 
     Raises:
         UserError: training would refuse the folder, or the table cannot be written.
     """
-    scan = read_images(data_dir, images)
-    images, findings = scan.images, inspect_images(data_dir, *scan, load_image, size)
-    for split, categories in images.items():
-        sizes = sorted((len(paths), category) for category, paths in categories.items())
-        line = (
-            f"{split:5}  {sum(size for size, _ in sizes):7} images  {len(sizes):5} categories, "
-            f"of {sizes[0][0]} ({sizes[0][1]}) to {sizes[-1][0]} ({sizes[-1][1]})"
-        )
-        print(one_line(line))
-    print_findings(f for f in findings if f.finding != "images")
-    unreadable = {f.path for f in findings if f.finding == "unreadable"}
-    readable = {
-        split: {c: [path for path in paths if path not in unreadable] for c, paths in cs.items()}
-        for split, cs in images.items()
-    }
-    train = [path for paths in readable["train"].values() for path in paths]
-    count = sum(len(paths) for cs in readable.values() for paths in cs.values())
-    count += len(train) * (views - 1)
-    seconds = float(f"{count * measure(train) if train else 0:.2g}")  # two significant digits
+    data, findings = inspect_images(data, settings.image_size)
+    print_counts(data)
+    print_findings(finding for finding in findings if finding.finding != "images")
+    errors = data.errors()
+    readable = data.without(errors)
+    train = readable.paths("train")
+    count = len(readable.images) + len(train) * (views - 1)
+    seconds = 0.0
+    if train:
+        seconds = count * seconds_per_view(arch, data.root, train, settings)
+        seconds = float(f"{seconds:.2g}")  # two significant digits
     print(f"features: {count} views in about {seconds:.10g} seconds on this machine")
-    print(f"to train: --output_cat {len(images['train'])}")
+    print(f"to train: --output_cat {len(data.class_to_idx)}")
     findings.append(Finding("seconds", detail=f"{seconds:.10g}"))
     if table:
         write_findings(table, findings)
     problems = list(find_problems(readable))
-    if strict and unreadable:
-        problems.append(f"{len(unreadable)} images cannot be read (--strict)")
+    if strict and errors:
+        problems.append(f"{len(errors)} images cannot be read (--strict)")
     if problems:
-        raise UserError(f"{data_dir}: training would refuse it: {'; '.join(problems[:5])}")
-    return findings, scan
+        raise UserError(f"{data.root}: training would refuse it: {'; '.join(problems[:5])}")
+    return findings, data
+
+
+def print_counts(data: DataFolder) -> None:
+    """Print the number of images of each split, and of its smallest and its largest category."""
+    counts = data.counts()
+    for split, categories in data.categories.items():
+        sizes = sorted((counts[split, category], category) for category in categories)
+        line = (
+            f"{split:5}  {len(data.of(split)):7} images  {len(sizes):5} categories, "
+            f"of {sizes[0][0]} ({sizes[0][1]}) to {sizes[-1][0]} ({sizes[-1][1]})"
+        )
+        print(one_line(line))
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
@@ -215,84 +166,79 @@ def print_findings(findings: Iterable[Finding]) -> None:
 MAX_PENDING = 1000  # images that are decoded ahead
 LONG_ASPECT = 3  # long side to short side of an image that is reported as long
 
-Load = Callable[[str, Callable[[str], object]], object]
 
+def inspect_images(data: DataFolder, size: int) -> tuple[DataFolder, list[Finding]]:
+    """Decode all images, and find what may reduce the quality of a training.
 
-def inspect_images(
-    root: str,
-    images: Images,
-    digests: Mapping[str, str],
-    failures: Mapping[str, str],
-    load: Load,
-    side: int,
-) -> list[Finding]:
-    """Decode all images and report what may reduce the quality of a training.
+    The findings are each category's number of "images", and images that are "unreadable", a
+    "duplicate" of an earlier one, "below 224 pixels" (`size`), "long" (over 3 times as long as
+    wide), in a "mode" that is not RGB, or with "pixels" whose meaning is uncertain. The "unknown
+    category" of a split is one that train lacks, an "empty category" one without images in train:
+    training refuses both. A "look-alike" is a category whose name can be mistaken for another.
 
     Args:
-        images: paths, relative to `root`, by split and category.
-        digests, failures: of each file's content, and why it cannot be read, by path.
-        load: decodes an image; it calls its second argument with a line if it had to guess.
-        side: pixels of an image's shorter side that are needed.
+        size: pixels of an image's shorter side that are needed.
 
     Returns:
-        Each category's number of "images", and images that are "unreadable", a "duplicate" of an
-        earlier one, "below 224 pixels" (`side`), "long" (over 3 times as long as wide), in a "mode"
-        that is not RGB, or with "pixels" whose meaning is uncertain. The "unknown category" of a
-        split is one that train lacks, an "empty category" one without images in train: training
-        refuses both. A "look-alike" is a category whose name can be mistaken for another.
+        The data folder with the errors of images that cannot be decoded, and the findings.
     """
-    findings = _inspect_categories(images)
-    files = [File(s, c, path) for s, cs in images.items() for c in cs for path in cs[c]]
-    originals = find_copies(files, digests)
+    findings = _inspect_categories(data)
+    copies = {image.path: original for image, original in find_copies(data.images)}
+    images: list[ImageFile] = []
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(files), MAX_PENDING):
-            batch = files[start : start + MAX_PENDING]
-            inspected = pool.map(
-                lambda file: _inspect_image(root, file.path, failures, load, side), batch
-            )
-            for file, remarks in zip(batch, inspected, strict=True):
-                findings += [Finding(finding, *file, detail) for finding, detail in remarks]
-                if other := originals.get(file):
-                    copy = Finding("duplicate", *file, compare(file, other))
-                    findings.append(copy._replace(other_path=other.path, distance=0.0))
-    return findings
+        for start in range(0, len(data.images), MAX_PENDING):
+            batch = data.images[start : start + MAX_PENDING]
+            inspected = pool.map(lambda image: _inspect_image(data.root, image, size), batch)
+            for image, (error, of_image) in zip(batch, inspected, strict=True):
+                images.append(image._replace(error=error))
+                findings += of_image
+                if image.path in copies:
+                    original = copies[image.path]
+                    copy = finding_of("duplicate", image, compare(image, original))
+                    findings.append(copy._replace(other_path=original.path, distance=0.0))
+    return replace(data, images=images), findings
 
 
-def _inspect_categories(images: Images) -> list[Finding]:
+def _inspect_categories(data: DataFolder) -> list[Finding]:
     """Count each category's images, and report categories that training refuses."""
     findings = []
-    for split, categories in images.items():
-        for category, paths in categories.items():
-            findings.append(Finding("images", split, category, "", str(len(paths))))
-            if category not in images["train"]:
-                findings.append(Finding("unknown category", split, category, "", "not in train"))
-            elif split == "train" and not paths:
-                findings.append(Finding("empty category", split, category, "", "no image"))
-    for group, difference in look_alikes({c: c for cs in images.values() for c in cs}):
+    counts = data.counts()
+    names: dict[str, None] = {}  # of all splits, in their order
+    for split, categories in data.categories.items():
+        names |= dict.fromkeys(categories)
+        for category in categories:
+            count = counts[split, category]
+            findings.append(Finding("images", split, category, detail=str(count)))
+            if category not in data.class_to_idx:
+                findings.append(Finding("unknown category", split, category, detail="not in train"))
+            elif split == "train" and not count:
+                findings.append(Finding("empty category", split, category, detail="no image"))
+    for group, difference in look_alikes(names):
         detail = f"differs from {shorten(map(repr, group[1:]))} only in {difference}"
-        findings.append(Finding("look-alike", "", group[0], "", detail))
+        findings.append(Finding("look-alike", category=group[0], detail=detail))
     return findings
 
 
-def _inspect_image(
-    root: str, path: str, failures: Mapping[str, str], load: Load, side: int
-) -> list[tuple[str, str]]:
-    """Return what is unusual about an image."""
-    file = os.path.join(root, path)
+def _inspect_image(root: str, image: ImageFile, size: int) -> tuple[str, list[Finding]]:
+    """Return why an image cannot be decoded, or "", and what is unusual about it."""
+    file = os.path.join(root, image.path)
     lines: list[str] = []
-    try:
-        if path in failures:
-            raise UserError(failures[path])
-        load(file, lines.append)
-    except UserError as error:
-        return [("unreadable", str(error).removeprefix(f"{file}: "))]
-    with Image.open(file) as image:
-        (width, height), mode = image.size, image.mode
-    remarks = [("pixels", line.removeprefix(f"{file}: ")) for line in lines]
-    if min(width, height) < side:
-        remarks.append((f"below {side} pixels", f"{width} x {height}"))
+    error = image.error
+    if not error:
+        try:
+            load_image(file, lines.append, size)
+        except UserError as reason:
+            error = str(reason)
+    if error:
+        return error, [finding_of("unreadable", image, error.removeprefix(f"{file}: "))]
+    with Image.open(file) as header:
+        width, height = header.size
+        mode = header.mode
+    findings = [finding_of("pixels", image, line.removeprefix(f"{file}: ")) for line in lines]
+    if min(width, height) < size:
+        findings.append(finding_of(f"below {size} pixels", image, f"{width} x {height}"))
     if max(width, height) > LONG_ASPECT * min(width, height):
-        remarks.append(("long", f"{width} x {height}"))
+        findings.append(finding_of("long", image, f"{width} x {height}"))
     if mode != "RGB":
-        remarks.append(("mode", mode))
-    return remarks
+        findings.append(finding_of("mode", image, mode))
+    return "", findings

@@ -6,22 +6,15 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from system.files import check_regular_file, write_csv
 from system.messages import UserError, one_line, shorten
+from utils import ImageFile
 
 DELIMITERS = (",", ";", "\t")  # of CSV files; spreadsheets of some languages write the second
-
-
-class File(NamedTuple):
-    """A file of a data folder."""
-
-    split: str
-    category: str
-    path: str
 
 
 class Finding(NamedTuple):
@@ -49,20 +42,31 @@ class Finding(NamedTuple):
     novelty: float | None = None
 
 
-def find_copies(files: Iterable[File], digests: Mapping[str, str]) -> dict[File, File]:
-    """Return the first file with the same content, for each file that is not the first."""
-    first: dict[str, File] = {}
-    known = [(file, digests[file.path]) for file in files if file.path in digests]
-    pairs = [(file, first.setdefault(digest, file)) for file, digest in known]
-    return {file: original for file, original in pairs if original != file}
+def finding_of(kind: str, image: ImageFile, detail: str) -> Finding:
+    """Return what was noticed about an image."""
+    return Finding(kind, image.split, image.category, image.path, detail)
 
 
-def compare(file: File, other: File) -> str:
-    """Return where another file is that resembles this one: "in another split: PATH"."""
-    kinds = ("split", "category")
-    different = [kind for kind in kinds if getattr(file, kind) != getattr(other, kind)]
-    prefix = f"in another {' and '.join(different)}: " if different else ""
-    return prefix + other.path
+def find_copies(images: Iterable[ImageFile]) -> Iterator[tuple[ImageFile, ImageFile]]:
+    """Yield each image whose content an earlier one has as well, and the first image with it."""
+    first: dict[str, ImageFile] = {}
+    for image in images:
+        if image.digest:
+            original = first.setdefault(image.digest, image)
+            if original is not image:
+                yield image, original
+
+
+def compare(image: ImageFile, other: ImageFile) -> str:
+    """Return where another image is that resembles this one: "in another split: PATH"."""
+    different = []
+    if image.split != other.split:
+        different.append("split")
+    if image.category != other.category:
+        different.append("category")
+    if not different:
+        return other.path
+    return f"in another {' and '.join(different)}: {other.path}"
 
 
 def format_findings(findings: Iterable[Finding]) -> list[str]:

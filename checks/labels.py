@@ -1,23 +1,36 @@
-"""Checks of labels: near-duplicates, suspect labels and outliers, by the features of images."""
+"""Checks of labels by features: near-duplicates, suspect labels and outliers.
+
+    features -> cross-validation -> probabilities (N, num_classes) -> suspect labels
+    features -> near_duplicates -> pairs
+    features -> novelty -> outliers
+
+Suspect labels are those that a network that never saw the image does not predict. The idea is that
+of confident learning (Northcutt et al. 2021): a label's probability is compared with that of the
+other images of its category, since a network is less certain of some categories.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from checks.data_folder import list_files, print_findings
-from checks.findings import Finding
-from checks.label_issues import accuracy_findings, outlier_findings, pair_findings, suspect_findings
-from checks.near_duplicates import Batches, connect, embed, find_pairs
+import torch
+
+from checks.data_folder import print_findings
+from checks.findings import Finding, compare, finding_of
+from checks.near_duplicates import Batches, Pairs, connect, embed, find_pairs
 from image_files.names import display_names
 from inference.results import UNUSUAL
 from model import Head
 from system.messages import UserError, shorten, warn
 from training import fitting
 from training.sampling import divide_into_folds, in_several_folds
-from utils import DataFolder
+from utils import DataFolder, ImageFile
 
 FOLDS = 5  # of the cross-validation: together four times the time of fitting
 MAX_COMPARED = 100_000  # images among which a training looks for near-duplicates: 400 MB
+SUSPECT = 0.1  # a label with less of its category's mean probability is suspect
 
 
 def warn_of_near_duplicates(data: DataFolder, averages: Batches) -> None:
@@ -29,15 +42,19 @@ def warn_of_near_duplicates(data: DataFolder, averages: Batches) -> None:
     Args:
         averages: returns the features of all images, in batches; see `near_duplicates.embed`.
     """
-    files, count = list(list_files(data)), len(data.paths["train"])
-    if len(files) > MAX_COMPARED:
-        return print("near-duplicates: not searched among so many images; --check_labels does")
+    images = data.images
+    if len(images) > MAX_COMPARED:
+        print("near-duplicates: not searched among so many images; --check_labels does")
+        return
+    count = len(data.of("train"))
     vectors = embed(averages)
-    leaks: dict[str, str] = {}
-    for first, second, _ in zip(*find_pairs(vectors[count:], vectors[:count]), strict=True):
-        file, other = files[count + int(second)], files[int(first)]
-        if data.digests[file.path] != data.digests[other.path]:
-            leaks.setdefault(file.path, f"{file.path} ({other.path})")
+    pairs = find_pairs(vectors[count:], vectors[:count])
+    leaks: dict[str, str] = {}  # by path
+    for first, second in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True):
+        image = images[count + second]
+        original = images[first]
+        if image.digest != original.digest:
+            leaks.setdefault(image.path, f"{image.path} ({original.path})")
     if leaks:
         warn(
             f"{data.root}: {len(leaks)} images of valid and test are near-duplicates of images of "
@@ -69,9 +86,10 @@ def check_labels(
     Returns:
         They, and the accuracy with its standard error.
     """
-    files, categories = list(list_files(data)), list(data.class_to_idx)
-    labels, pairs = samples.labels[samples.plain_rows()], find_pairs(embed(samples.averages))
-    groups = connect(pairs, len(files))  # with a near-duplicate in another fold, it is no test
+    images = data.images
+    labels = samples.labels[samples.plain_rows()]  # (N,)
+    pairs = find_pairs(embed(samples.averages))
+    groups = connect(pairs, len(images))  # with a near-duplicate in another fold, it is no test
     folds = divide_into_folds(labels, groups, FOLDS, seed)
     if not in_several_folds(labels, folds).any():
         raise UserError(f"{data.root}: no label can be checked: no category has different images")
@@ -83,21 +101,157 @@ def check_labels(
         learning_rate=learning_rate,
         batch_size=batch_size,
     )
-    is_valid, is_counted = result.is_valid, result.is_valid.clone()
-    is_counted[len(files) - len(data.paths["test"]) :] = False
-    findings = accuracy_findings((result.probs.argmax(1) == labels)[is_counted])
+    is_counted = result.is_valid.clone()
+    is_counted[len(images) - len(data.of("test")) :] = False
+    is_correct = result.probs.argmax(1) == labels
+    accuracy = accuracy_findings(is_correct[is_counted])
     print(
-        f"accuracy {findings[0].detail}, standard error {findings[1].detail}: "
+        f"accuracy {accuracy[0].detail}, standard error {accuracy[1].detail}: "
         f"{int(is_counted.sum())} images of train and valid, by networks that did not see them"
     )
-    if count := int((~is_valid).sum()):
+    count = int((~result.is_valid).sum())
+    if count:
         print(f"{count} labels cannot be checked: their categories have no different images")
-    rows = is_valid.nonzero()[:, 0]
-    of_rows = ([files[row] for row in rows.tolist()], result.probs[rows], labels[rows])
-    issues = [
-        *suspect_findings(*of_rows, categories, display_names(categories, names)),
-        *pair_findings(files, pairs, data.digests),
-        *outlier_findings(files, result.novelty, UNUSUAL),
-    ]
+    rows = result.is_valid.nonzero()[:, 0]
+    categories = list(data.class_to_idx)
+    issues = suspect_findings(
+        [images[row] for row in rows.tolist()],
+        probs=result.probs[rows],
+        labels=labels[rows],
+        categories=categories,
+        names=display_names(categories, names),
+    )
+    issues += pair_findings(images, pairs)
+    issues += outlier_findings(images, result.novelty, UNUSUAL)
     print_findings(issues)
-    return findings + issues
+    return accuracy + issues
+
+
+# ---------------------------------------------------------------- suspect labels
+
+
+class Suspects(NamedTuple):
+    """Images whose label may be incorrect, the most suspect first.
+
+    Attributes:
+        rows: (K,) int64, indices of images.
+        suggested: (K,) int64, the category that is predicted instead.
+    """
+
+    rows: torch.Tensor
+    suggested: torch.Tensor
+
+
+def find_suspects(probs: torch.Tensor, labels: torch.Tensor) -> Suspects:
+    """Return the images whose label may be incorrect; see `label_quality`.
+
+    They are those for which another category is predicted and the quality is below SUSPECT. This
+    finds more than the rule of confident learning (benchmarks/README.md).
+
+    Args:
+        probs: (N, num_classes), calibrated, of a network that was not fitted on the image.
+        labels: (N,) int64.
+    """
+    quality = label_quality(probs, labels)
+    predictions = probs.argmax(1)
+    order = quality.argsort(stable=True)
+    is_suspect = (predictions != labels) & (quality < SUSPECT)
+    rows = order[is_suspect[order]]
+    return Suspects(rows, predictions[rows])
+
+
+def label_quality(probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return how well each label (N,) fits its image, (N,): 0 does not, about 1 as usual.
+
+    It is the probability of the label, divided by the mean of that over the images of its category.
+    """
+    label_probs = probs.gather(1, labels[:, None])[:, 0]
+    counts = labels.bincount(minlength=probs.shape[1])
+    means = torch.zeros(probs.shape[1]).index_add_(0, labels, label_probs) / counts
+    return label_probs / means[labels].clamp(min=1e-12)
+
+
+# ---------------------------------------------------------------- as findings
+
+
+def suspect_findings(
+    images: Sequence[ImageFile],
+    *,
+    probs: torch.Tensor,
+    labels: torch.Tensor,
+    categories: Sequence[str],
+    names: Sequence[str],
+) -> list[Finding]:
+    """Return a "suspect label" for each image of `find_suspects`, the most suspect first.
+
+    Args:
+        images: (N,).
+        probs, labels: see `find_suspects`.
+        categories, names: (num_classes,) of the indices in `labels`.
+    """
+    suspects = find_suspects(probs, labels)
+    findings = []
+    pairs = zip(suspects.rows.tolist(), suspects.suggested.tolist(), strict=True)
+    for rank, (row, suggested) in enumerate(pairs, 1):
+        label = int(labels[row])
+        prob = probs[row, label].item()
+        suggested_prob = probs[row, suggested].item()
+        detail = f"{names[label]} {prob:.1%}, {names[suggested]} {suggested_prob:.1%}"
+        finding = finding_of("suspect label", images[row], detail)._replace(
+            rank=rank,
+            probability=prob,
+            suggested=categories[suggested],
+            suggested_probability=suggested_prob,
+        )
+        findings.append(finding)
+    return findings
+
+
+def pair_findings(images: Sequence[ImageFile], pairs: Pairs) -> list[Finding]:
+    """Return a "near-duplicate" for each pair of images, those of different categories first.
+
+    Then come those of different splits. The second image of a pair is the finding's own. Copies
+    with the same content do not count.
+    """
+    findings: list[tuple[tuple[bool, bool], Finding]] = []
+    columns = (pairs.first.tolist(), pairs.second.tolist(), pairs.distance.tolist())
+    for first, second, distance in zip(*columns, strict=True):
+        image = images[second]
+        other = images[first]
+        if image.digest != other.digest:
+            order = (image.category == other.category, image.split == other.split)
+            detail = f"{compare(image, other)}, distance {distance:.2f}"
+            finding = finding_of("near-duplicate", image, detail)
+            finding = finding._replace(other_path=other.path, distance=distance)
+            findings.append((order, finding))
+    findings.sort(key=lambda item: item[0])
+    return [finding._replace(rank=rank) for rank, (_, finding) in enumerate(findings, 1)]
+
+
+def outlier_findings(
+    images: Sequence[ImageFile], novelty: torch.Tensor, limit: float
+) -> list[Finding]:
+    """Return an "outlier" for each image with a novelty (N,) below `limit`, the lowest first."""
+    findings: list[Finding] = []
+    for row in novelty.argsort(stable=True).tolist():
+        value = novelty[row].item()
+        if value < limit:
+            finding = finding_of("outlier", images[row], f"novelty {value:.1g}")
+            findings.append(finding._replace(rank=len(findings) + 1, novelty=value))
+    return findings
+
+
+def accuracy_findings(correct: torch.Tensor) -> list[Finding]:
+    """Return the accuracy, and its standard error, of predictions that are correct (N,) or not.
+
+    The error is that of the accuracy with one more correct and one more incorrect prediction:
+    otherwise it would be 0 if all predictions are correct, however few there are.
+    """
+    count = int(correct.sum())
+    total = len(correct)
+    smoothed = (count + 1) / (total + 2)
+    error = math.sqrt(smoothed * (1 - smoothed) / total)
+    return [
+        Finding("accuracy", detail=f"{count / total:.4f}"),
+        Finding("standard error", detail=f"{error:.4f}"),
+    ]

@@ -45,7 +45,8 @@ def embed(batches: Batches) -> torch.Tensor:
             that they need not all be in memory.
     """
     mean, std = mean_and_std(batches())
-    std, count = std.clamp(min=1e-3), 0  # a feature that never varies stays finite
+    std = std.clamp(min=1e-3)  # a feature that never varies stays finite
+    count = 0
     products = torch.zeros(len(mean), len(mean)).double()
     for batch in batches():
         values = (batch - mean) / std
@@ -55,7 +56,8 @@ def embed(batches: Batches) -> torch.Tensor:
     last = min(EQUALIZED, max(1, count // 4), len(variances))
     scale = variances.clamp(min=max(variances[-last].item(), 1e-6)).sqrt()
     projection = directions / scale
-    vectors, start = torch.empty(count, len(mean)), 0
+    vectors = torch.empty(count, len(mean))
+    start = 0
     for batch in batches():
         values = ((batch - mean) / std) @ projection
         vectors[start : start + len(batch)] = values / values.norm(dim=1, keepdim=True).clamp(1e-12)
@@ -128,14 +130,9 @@ def _nearest(near: torch.Tensor) -> torch.Tensor:
 
 def connect(pairs: Pairs, count: int) -> torch.Tensor:
     """Return the number of each image's group (count,) int64; pairs are in one group."""
-    parents = list(range(count))
+    from scipy.sparse import coo_array  # here, because only --check_labels needs it
+    from scipy.sparse.csgraph import connected_components
 
-    def root(i: int) -> int:
-        while parents[i] != i:
-            parents[i] = i = parents[parents[i]]
-        return i
-
-    for first, second in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True):
-        lower, higher = sorted((root(first), root(second)))
-        parents[higher] = lower
-    return torch.tensor([root(i) for i in range(count)])
+    edges = (torch.ones(len(pairs.first)), (pairs.first, pairs.second))
+    _, groups = connected_components(coo_array(edges, shape=(count, count)), directed=False)
+    return torch.from_numpy(groups).long()

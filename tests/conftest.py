@@ -397,8 +397,8 @@ def training(images, tmp_path):
 
 def views_of(root, paths, numbers=(0,)) -> list[features.View]:
     """List the views with these numbers of each image; see `features.list_views`."""
-    digests = {path: digest_of_file(Path(root, path)) for path in paths}
-    return features.views_of(paths, numbers, digests)
+    images = [utils.ImageFile("", "", path, digest_of_file(Path(root, path))) for path in paths]
+    return features.views_of(images, numbers)
 
 
 def load_views(root, path, numbers, *size) -> torch.Tensor:

@@ -30,17 +30,17 @@ def test_categories_are_numbered_in_string_order_in_every_split(images):
     data = utils.read_data_folder(images)
     assert data.class_to_idx == {"1": 0, "10": 1, "2": 2, "x y": 3}
     for split, count in (("train", 4), ("valid", 2), ("test", 2)):
-        assert data.labels[split] == [index for index in range(4) for _ in range(count)]
-        folders = [path.split("/")[:2] for path in data.paths[split]]
-        assert folders == [[split, CATEGORIES[index]] for index in data.labels[split]]
-        assert all((images / path).is_file() for path in data.paths[split])
+        assert data.labels(split) == [index for index in range(4) for _ in range(count)]
+        folders = [path.split("/")[:2] for path in data.paths(split)]
+        assert folders == [[split, CATEGORIES[index]] for index in data.labels(split)]
+        assert all((images / path).is_file() for path in data.paths(split))
 
 
 def test_a_category_that_valid_lacks_has_the_same_index_and_is_warned_of(own_images, capsys):
     shutil.rmtree(own_images / "valid" / "a")
     data = utils.read_data_folder(own_images)
     assert data.class_to_idx == {"a": 0, "b": 1}
-    assert data.labels["valid"] == [1]
+    assert data.labels("valid") == [1]
     [warning] = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: ") and "valid" in warning and warning.endswith(": a")
 
@@ -71,8 +71,8 @@ def test_files_and_folders_may_have_any_name(own_images, capsys):
         draw(0, 1).save(own_images / "train" / name / f"{name}.png")
     data = utils.read_data_folder(own_images)
     assert list(data.class_to_idx) == sorted(["a", "b", *UNUSUAL_NAMES])
-    assert {f"train/{name}/{name}.png" for name in UNUSUAL_NAMES} < set(data.paths["train"])
-    for path in data.paths["train"]:
+    assert {f"train/{name}/{name}.png" for name in UNUSUAL_NAMES} < set(data.paths("train"))
+    for path in data.paths("train"):
         assert load_views(own_images, path, [0, 1]).shape == (2, 3, 224, 224)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and all("lacks 7 categories" in line for line in lines)
@@ -164,7 +164,7 @@ def unsplit(drawn, tmp_path):
 def split_by_path(root) -> dict[str, str]:
     """Return the split of each image of a data folder."""
     data = utils.read_data_folder(root)
-    return {path: split for split, paths in data.paths.items() for path in paths}
+    return {image.path: image.split for image in data.images}
 
 
 def test_a_folder_without_splits_is_split_by_content(unsplit, capsys):
@@ -174,12 +174,12 @@ def test_a_folder_without_splits_is_split_by_content(unsplit, capsys):
     splits = split_by_path(unsplit)
     assert len(splits) == 120 and data.class_to_idx == {"b": 0, "train station": 1}
     for split, low, high in (("train", 80, 112), ("valid", 4, 24), ("test", 4, 24)):
-        assert low <= len(data.paths[split]) <= high
-        assert f"{len(data.paths[split])} {split}" in warning
-        assert {path.split("/")[0] for path in data.paths[split]} == set(data.class_to_idx)
-        labels = [data.class_to_idx[path.split("/")[0]] for path in data.paths[split]]
-        assert data.labels[split] == labels
-        assert {path for path in splits if splits[path] == split} == set(data.paths[split])
+        assert low <= len(data.paths(split)) <= high
+        assert f"{len(data.paths(split))} {split}" in warning
+        assert {path.split("/")[0] for path in data.paths(split)} == set(data.class_to_idx)
+        labels = [data.class_to_idx[path.split("/")[0]] for path in data.paths(split)]
+        assert data.labels(split) == labels
+        assert {path for path in splits if splits[path] == split} == set(data.paths(split))
     assert sorted(unsplit.rglob("*")) == before
 
 
@@ -204,7 +204,7 @@ def test_a_category_of_three_images_has_one_in_each_split(tmp_path, count):
         for number in range(count):
             draw(kind, number, 12, 10).save(tmp_path / str(kind) / f"{number}.png")
     data = utils.read_data_folder(tmp_path)
-    assert all(set(labels) == {0, 1, 2} for labels in data.labels.values())
+    assert all(set(data.labels(split)) == {0, 1, 2} for split in utils.SPLITS)
     assert data == utils.read_data_folder(tmp_path)
 
 
@@ -236,17 +236,18 @@ def test_a_missing_split_is_taken_from_train(drawn, missing, tmp_path, capsys):
     root.mkdir()
     for split in {"train", "valid", "test"} - set(missing):
         (root / split).symlink_to(drawn)
-    images = utils.list_images(root)
-    data = utils.read_data_folder(root, images=images)
+    data = utils.read_data_folder(root)
     assert f"no {' or '.join(missing)} folder: split by content: " in capsys.readouterr().err
-    assert images == utils.list_images(root)  # it still has those that have been divided
-    assert all(path.startswith("train/") for split in missing for path in data.paths[split])
-    assert all(data.paths[split] for split in utils.SPLITS)
+    assert [image.split for image in data.images] == sorted(
+        [image.split for image in data.images], key=utils.SPLITS.index
+    )
+    assert all(path.startswith("train/") for split in missing for path in data.paths(split))
+    assert all(data.paths(split) for split in utils.SPLITS)
     without_splits = utils.read_data_folder(drawn)
     for split in missing:
-        assert data.paths[split] == [f"train/{path}" for path in without_splits.paths[split]]
-    moved = sum(len(data.paths[split]) for split in missing)
-    assert len(data.paths["train"]) == 120 - moved
+        assert data.paths(split) == [f"train/{path}" for path in without_splits.paths(split)]
+    moved = sum(len(data.paths(split)) for split in missing)
+    assert len(data.paths("train")) == 120 - moved
 
 
 OTHER_SPLITS = [
@@ -264,12 +265,13 @@ def test_the_splits_have_other_names_in_any_case(own_images, names):
         (own_images / split).rename(own_images / "moving")
         (own_images / "moving").rename(own_images / name)
     data = utils.read_data_folder(own_images)
-    assert (data.labels, data.class_to_idx) == (before.labels, before.class_to_idx)
+    assert data.class_to_idx == before.class_to_idx
     for split, name in zip(utils.SPLITS, names, strict=True):
-        assert {path.split("/")[0] for path in data.paths[split]} == {name}
+        assert data.labels(split) == before.labels(split)
+        assert {path.split("/")[0] for path in data.paths(split)} == {name}
     assert utils.list_labeled(own_images, data.class_to_idx) == [
         (str(own_images / path), label)
-        for path, label in zip(data.paths["test"], data.labels["test"], strict=True)
+        for path, label in zip(data.paths("test"), data.labels("test"), strict=True)
     ]
 
 
@@ -306,7 +308,7 @@ def test_each_folder_is_listed_and_each_file_read_once(
     for is_first in (True, False):
         for counter in count_calls.values():
             counter.clear()
-        utils.read_images(root, utils.list_images(root), tmp_path / "memo")
+        utils.read_images(utils.list_images(root), tmp_path / "memo")
         scanned = {path.rstrip("/"): n for path, n in count_calls["scandir"].items()}
         assert scanned == dict.fromkeys(folders, 1)
         assert {path: count_calls["stat"][path] for path in files} == dict.fromkeys(files, 1)
@@ -323,8 +325,9 @@ def test_sub_folders_of_a_category_belong_to_it(own_images):
     draw(0, 50).save(folder / "deep.jpg")
     data = utils.read_data_folder(own_images)
     path = "train/a/from my phone/2024/deep.jpg"
-    assert dict(zip(data.paths["train"], data.labels["train"], strict=True))[path] == 0
-    assert path in data.digests and list(data.class_to_idx) == ["a", "b"]
+    assert dict(zip(data.paths("train"), data.labels("train"), strict=True))[path] == 0
+    assert list(data.class_to_idx) == ["a", "b"]
+    assert all(len(image.digest) == 32 for image in data.images)
 
 
 def test_images_outside_of_the_categories_are_counted_and_named(own_images, capsys):
@@ -362,6 +365,32 @@ def test_categories_that_look_alike_are_warned_of(own_images, capsys):
     assert len(lines) == 2
     assert "the categories 'A', 'a' differ only in upper and lower case" in lines[0]
     assert "differ only in the encoding of accents" in lines[1]
+
+
+# ---------------------------------------------------------------- images that are left out
+
+
+def test_images_that_are_left_out_are_warned_of(own_images, capsys):
+    data = utils.read_data_folder(own_images)
+    left = utils.exclude_images(data, {"test/a/test_0.jpg": "it is empty"})
+    assert left.paths("test") == ["test/b/test_0.jpg"] and left.labels("test") == [1]
+    for split in ("train", "valid"):
+        assert left.of(split) == data.of(split)
+    assert capsys.readouterr().err == "warning: it is empty; left out\n"
+    with pytest.raises(UserError, match=r"^it is empty \(--strict\)$"):
+        utils.exclude_images(data, {"test/a/test_0.jpg": "it is empty"}, strict=True)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("split", "reason"),
+    [("train", "train/b: none of its images"), ("valid", "valid: none of its images")],
+)
+def test_no_readable_image_is_an_error(own_images, split, reason):
+    data = utils.read_data_folder(own_images)
+    errors = {p: f"{p}: bad" for p in data.paths(split) if split == "valid" or "/b/" in p}
+    with pytest.raises(UserError, match=reason):
+        utils.exclude_images(data, errors)
 
 
 # ---------------------------------------------------------------- labeled folders, inputs

@@ -8,12 +8,12 @@ batch. Under torchrun, the processes share the images.
 from __future__ import annotations
 
 import hashlib
-import itertools
+import json
 import math
 import os
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -66,16 +66,13 @@ class View(NamedTuple):
 
 def list_views(data: utils.DataFolder, count: int) -> list[View]:
     """List the views of a training: `count` of each image of train, then the others' plain view."""
-    others = [path for split in ("valid", "test") for path in data.paths[split]]
-    train = views_of(data.paths["train"], range(count), data.digests)
-    return train + views_of(others, [0], data.digests)
+    train = views_of(data.of("train"), range(count))
+    return train + views_of(data.of("valid") + data.of("test"), [0])
 
 
-def views_of(
-    paths: Iterable[str], numbers: Sequence[int], digests: Mapping[str, str]
-) -> list[View]:
-    """List the views with these numbers of each image; see `list_views`."""
-    return [View(path, number, digests[path]) for path in paths for number in numbers]
+def views_of(images: Iterable[utils.ImageFile], numbers: Sequence[int]) -> list[View]:
+    """List the views with these numbers of each image."""
+    return [View(image.path, number, image.digest) for image in images for number in numbers]
 
 
 @dataclass
@@ -84,14 +81,16 @@ class Features:
 
     Attributes:
         file, row: (N,) where those of each view are; file MISSING: its image could not be decoded.
-        digest: identifies the views, their images and all settings; see `identity`.
+        keys: (N,) of the views' records, which follow from the images' content.
+        settings: text with all that features depend on besides.
         failures: why an image could not be decoded, by path.
     """
 
     store: RecordStore
     file: np.ndarray
     row: np.ndarray
-    digest: str = ""
+    keys: list[bytes] = field(default_factory=list)
+    settings: str = ""
     failures: dict[str, str] = field(default_factory=dict)
     _loaded: torch.Tensor | None = None
 
@@ -107,12 +106,15 @@ class Features:
         Raises:
             UserError: a file has been deleted or cut off.
         """
-        size = len(self) * self.store.dtype["features"].itemsize
-        if self._loaded is None and size <= MEMORY_LIMIT:
+        num_bytes = len(self) * self.store.dtype["features"].itemsize
+        if self._loaded is None and num_bytes <= MEMORY_LIMIT:
             self._loaded = torch.from_numpy(self.store.read_all("features", self.file, self.row))
         if self._loaded is not None:
             return self._loaded[index].float()
-        return self._read("features", *(index if isinstance(index, tuple) else (index,)))
+        if isinstance(index, tuple):
+            rows, regions = index
+            return self._read("features", rows, regions)
+        return self._read("features", index)
 
     def averages(self, rows: torch.Tensor) -> torch.Tensor:
         """Read the averages over the whole image: (B,) int64 -> (B, num_features / 2) float32.
@@ -129,17 +131,25 @@ class Features:
         return self._read("maps", rows)
 
     def identity(self) -> str:
-        """Return the digest of the views, their images, all settings and what could be decoded."""
-        flags = np.packbits(self.file != MISSING).tobytes()
-        return hashlib.sha256(self.digest.encode() + flags).hexdigest()
+        """Return a digest of the views, their images and all settings, in hexadecimal."""
+        return hashlib.sha256(self.settings.encode() + b"".join(self.keys)).hexdigest()
 
-    def is_decoded(self) -> torch.Tensor:
-        """Return whether the image of each view could be decoded, (N,) bool."""
-        return torch.from_numpy(self.file != MISSING)
+    def select(self, rows: Sequence[int]) -> Features:
+        """Return the features of some of the views, in the order of their rows."""
+        return replace(
+            self,
+            file=self.file[rows],
+            row=self.row[rows],
+            keys=[self.keys[row] for row in rows],
+            _loaded=None,
+        )
 
-    def _read(self, name: str, rows: torch.Tensor, *regions: torch.Tensor) -> torch.Tensor:
-        index, items = rows.numpy(), [numbers.numpy() for numbers in regions]
-        values = self.store.read(name, self.file[index], self.row[index], *items)
+    def _read(
+        self, name: str, rows: torch.Tensor, regions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        index = rows.numpy()
+        items = None if regions is None else regions.numpy()
+        values = self.store.read(name, self.file[index], self.row[index], items)
         return torch.from_numpy(values.astype(np.float32))
 
 
@@ -157,7 +167,19 @@ class Batch(NamedTuple):
         return len(self.indices) + len(self.failures)
 
 
-Work = list[tuple[str, str, list[tuple[int, int]]]]  # path, digest, (index, number) of each view
+class ImageViews(NamedTuple):
+    """Views of one image that have to be computed.
+
+    Attributes:
+        path, digest: see `View`.
+        indices: into the list of all views.
+        numbers: of the views.
+    """
+
+    path: str
+    digest: str
+    indices: list[int]
+    numbers: list[int]
 
 
 def extract(
@@ -181,37 +203,51 @@ def extract(
         UserError: the cache cannot be written, or another process has ended; or there is a
             failure and `strict` is set.
     """
-    features, keys = _find_cached(backbone, views, settings, Path(cache))
+    features = _find_stored(backbone, views, settings, Path(cache))
     missing = np.flatnonzero(features.file == MISSING).tolist()
-    first = {keys[index]: index for index in reversed(missing)}  # equal images share features
-    work: Work = []
-    unique = [index for index in missing if first[keys[index]] == index]
-    for (path, digest), group in itertools.groupby(unique, key=lambda i: views[i][::2]):
-        work.append((path, digest, [(index, views[index].number) for index in group]))
+    first: dict[bytes, int] = {}  # equal images share features
+    for index in missing:
+        first.setdefault(features.keys[index], index)
+    work = _group_by_image(views, first.values())
     if rank_and_size()[1] > 1:
         broadcast((work, settings.precision))
         broadcast_tensors(backbone.state_dict().values() if work else ())
     if not work:
         return features
     batches = _compute(backbone, root, work, settings)
-    done = len(views) - len(unique)
+    done = len(views) - len(first)
     with failed_worker_is_an_error():
         for batch in progress(batches, len(views), "features", size=Batch.size, done=done):
-            features.failures.update({views[i].path: why for i, why in batch.failures.items()})
-            batch_keys = [keys[index] for index in batch.indices]
-            file, rows = features.store.append(batch_keys, *batch.content)
-            features.file[batch.indices], features.row[batch.indices] = file, rows
+            for index, reason in batch.failures.items():
+                features.failures[views[index].path] = reason
+            keys = [features.keys[index] for index in batch.indices]
+            file, rows = features.store.append(keys, *batch.content)
+            features.file[batch.indices] = file
+            features.row[batch.indices] = rows
             if strict and features.failures:
                 raise UserError(f"{next(iter(features.failures.values()))} (--strict)")
     features.store.close()
     for index in missing:
-        source = first[keys[index]]
-        features.file[index], features.row[index] = features.file[source], features.row[source]
+        source = first[features.keys[index]]
+        features.file[index] = features.file[source]
+        features.row[index] = features.row[source]
         if features.file[source] == MISSING:
             reason = features.failures[views[source].path]
             reason = reason.replace(views[source].path, views[index].path)
             features.failures[views[index].path] = reason
     return features
+
+
+def _group_by_image(views: Sequence[View], indices: Iterable[int]) -> list[ImageViews]:
+    """Group the views with these indices by their image, if they follow one another."""
+    groups: list[ImageViews] = []
+    for index in indices:
+        view = views[index]
+        if not groups or groups[-1].path != view.path:
+            groups.append(ImageViews(view.path, view.digest, [], []))
+        groups[-1].indices.append(index)
+        groups[-1].numbers.append(view.number)
+    return groups
 
 
 def assist_extraction(backbone: Backbone, root: str, settings: Settings) -> None:
@@ -229,33 +265,49 @@ def assist_extraction(backbone: Backbone, root: str, settings: Settings) -> None
             pass  # the first process gets them
 
 
-def _find_cached(
+def _find_stored(
     backbone: Backbone, views: Sequence[View], settings: Settings, cache: Path
-) -> tuple[Features, list[bytes]]:
-    """Open the store of these settings and find the features that it has, and each view's key."""
-    means, stds, maps = list(settings.means), list(settings.stds), settings.maps
+) -> Features:
+    """Open the store of these settings, and find the features that it has."""
+    text = _settings_text(backbone, settings)
     size = settings.image_size
-    description = (
-        f"{LAYOUT} {REGIONS} {size} {utils.short_side(size)} {utils.CROP_SCALE} {means} {stds} "
-        f"{settings.precision} {backbone.feature_layers} {settings.device.type} "
-        f"{backbone.digest()} {maps}"
-    )
     fields: dict[str, tuple[int, ...]] = {"features": (num_regions(size), backbone.num_features)}
-    if maps:
+    if settings.maps:
         fields["maps"] = backbone.maps_shape(size)
-    folder = cache / hashlib.sha256(description.encode()).hexdigest()[:16]
+    folder = cache / hashlib.sha256(text.encode()).hexdigest()[:16]
     store = RecordStore(folder, fields, hint="; name another folder with --cache_dir")
-    identities = (f"{view.number} {view.digest}".encode() for view in views)
+    identities = [f"{view.number} {view.digest}".encode() for view in views]
     keys = [hashlib.sha256(identity).digest()[:KEY_BYTES] for identity in identities]
-    digest = hashlib.sha256(b"".join([description.encode(), *keys])).hexdigest()
-    return Features(store, *store.find(keys), digest), keys
+    file, row = store.find(keys)
+    return Features(store, file, row, keys, text)
 
 
-def _compute(backbone: Backbone, root: str, work: Work, settings: Settings) -> Iterator[Batch]:
+def _settings_text(backbone: Backbone, settings: Settings) -> str:
+    """Return all that features depend on, besides the image and the number of the view."""
+    values = {
+        "layout": LAYOUT,
+        **utils.preprocessing(settings.image_size),
+        "crop_scale": utils.CROP_SCALE,
+        "crop_ratio": utils.CROP_RATIO,
+        "means": list(settings.means),
+        "stds": list(settings.stds),
+        "regions": REGIONS,
+        "layers": backbone.feature_layers,
+        "weights": backbone.digest(),
+        "precision": str(settings.precision),
+        "device": settings.device.type,
+        "maps": settings.maps,
+    }
+    return json.dumps(values)
+
+
+def _compute(
+    backbone: Backbone, root: str, work: list[ImageViews], settings: Settings
+) -> Iterator[Batch]:
     """Decode and compute; the first of torchrun's processes yields the batches of all of them."""
     rank, size = rank_and_size()
     limit = default_batch_size(settings.device.type, settings.image_size)
-    images = max(1, limit // len(work[0][2]))  # in a batch
+    images = max(1, limit // len(work[0].numbers))  # in a batch
     dataset = _Images(root, work[rank::size], settings.image_size)
     decoded = load_ahead(dataset, images, settings.workers, _collate)
     batches = _run_backbone(backbone, decoded, settings)
@@ -268,22 +320,22 @@ def _compute(backbone: Backbone, root: str, work: Work, settings: Settings) -> I
 class _Images(Dataset):
     """Decodes images: each item is a Batch with the views of one."""
 
-    def __init__(self, root: str, work: Work, size: int):
-        self.root, self.work, self.size = root, work, size
+    def __init__(self, root: str, work: list[ImageViews], size: int):
+        self.root = root
+        self.work = work
+        self.size = size
 
     def __len__(self) -> int:
         return len(self.work)
 
     def __getitem__(self, number: int) -> Batch:
-        path, digest, views = self.work[number]
-        indices = [index for index, _ in views]
+        image = self.work[number]
         try:
-            numbers = [number for _, number in views]
-            content = utils.load_views(self.root, path, digest, numbers, self.size)
-            return Batch(indices, (content,), {})
+            views = utils.load_views(self.root, image.path, image.digest, image.numbers, self.size)
+            return Batch(image.indices, (views,), {})
         except UserError as error:
             empty = np.empty((0, 3, self.size, self.size), np.uint8)
-            return Batch([], (empty,), dict.fromkeys(indices, str(error)))
+            return Batch([], (empty,), dict.fromkeys(image.indices, str(error)))
 
 
 def _collate(batches: list[Batch]) -> Batch:
@@ -332,14 +384,15 @@ def seconds_per_view(arch: str, root: str, paths: Sequence[str], settings: Setti
     Args:
         paths: of images, relative to `root`, that can be decoded.
     """
-    backbone, size, times = Backbone(arch), settings.image_size, []
+    backbone = Backbone(arch)
     load_weights(backbone, arch, "none")
     backbone = fast_copy(backbone, settings.device, settings.precision)
+    times = []
     with torch.inference_mode():
         for path in [paths[0], *paths[:: max(1, len(paths) // TRIALS)]]:
             start = time.perf_counter()
-            view = torch.from_numpy(utils.load_plain_view(os.path.join(root, path), size))
-            inputs = view[None].to(settings.device)
+            view = utils.load_plain_view(os.path.join(root, path), settings.image_size)
+            inputs = torch.from_numpy(view)[None].to(settings.device)
             backbone(utils.normalize(inputs, settings.means, settings.stds)).cpu()
             times.append(time.perf_counter() - start)
     return statistics.median(times[1:])  # the first one prepares kernels

@@ -25,12 +25,12 @@ from networks.novelty import SCORES, NoveltyDetector, calibrated_novelty
 from networks.vgg import replace_second_stage
 from system.devices import one_thread
 from system.messages import progress
-from training.features import Features
+from training.features import Features, list_views
 from training.head_outputs import BATCH_SIZE, compute_logits, compute_outputs, fit_detector_on
 from training.optimization import OnEpoch, default_batch_size, format_epoch, optimize, used_epoch
 from training.resume import UnfinishedRun
 from training.sampling import in_several_folds, mean_and_std
-from utils import SPLITS, DataFolder
+from utils import SPLITS, DataFolder, exclude_images
 
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
 BLOCK_RATE, HEAD_RATE = 0.1, 0.1  # of fine-tuning, as fractions of the learning rate
@@ -43,7 +43,7 @@ class Samples(NamedTuple):
 
     Attributes:
         labels: (len(features),) int64, the index of each row's category.
-        rows: by split, the rows whose image could be decoded, int64.
+        rows: by split, int64; those of train come first, then those of valid, then those of test.
         views: of each image of train; the first one is the plain one.
     """
 
@@ -67,14 +67,28 @@ class Samples(NamedTuple):
         return map(self.features.averages, self.plain_rows().split(BATCH_SIZE))
 
 
-def label_features(features: Features, data: DataFolder, views: int) -> Samples:
-    """Find the label and the split of each row of the features of `list_views`."""
-    labels = [torch.tensor(data.labels[split]) for split in SPLITS]
+def label_features(features: Features, data: DataFolder, views: int) -> tuple[Samples, DataFolder]:
+    """Leave out the images that could not be decoded, and label the features of all others.
+
+    Args:
+        features: of `list_views(data, views)`.
+
+    Returns:
+        The samples, and the data folder with their images, in the same order.
+
+    Raises:
+        UserError: see `utils.exclude_images`.
+    """
+    rows_left = []
+    for row, view in enumerate(list_views(data, views)):
+        if view.path not in features.failures:
+            rows_left.append(row)
+    data = exclude_images(data, features.failures)
+    labels = [torch.tensor(data.labels(split)) for split in SPLITS]
     labels[0] = labels[0].repeat_interleave(views)
-    is_decoded = features.is_decoded()
-    ranges = torch.arange(len(features)).split([len(part) for part in labels])
-    rows = {split: r[is_decoded[r]] for split, r in zip(SPLITS, ranges, strict=True)}
-    return Samples(features, torch.cat(labels), rows, views)
+    ranges = torch.arange(len(rows_left)).split([len(part) for part in labels])
+    rows = dict(zip(SPLITS, ranges, strict=True))
+    return Samples(features.select(rows_left), torch.cat(labels), rows, views), data
 
 
 def fit_network(

@@ -103,7 +103,7 @@ def load_thumbnails(root: str, paths: Sequence[str]) -> list[Image.Image]:
 def format_plan(args: argparse.Namespace, data: DataFolder, path: Path, settings: Settings) -> str:
     """Format what was found, what will be done, and the file that will be written."""
     lines = [
-        f"{split:5}  {len(data.paths[split]):7} images  {len(set(data.labels[split])):5} categories"
+        f"{split:5}  {len(data.of(split)):7} images  {len(set(data.labels(split))):5} categories"
         for split in SPLITS
     ]
     cache = "not stored (--no_cache)" if args.no_cache else f"stored in {args.cache_dir}"

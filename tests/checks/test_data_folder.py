@@ -7,12 +7,14 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import all_images, assert_error
+from conftest import all_images, assert_error, draw
 from PIL import Image
 
 import utils
-from checks.data_folder import check_data_folder, exclude_images, warn_of_copies
+from checks import data_folder
+from checks.data_folder import check_data_folder, inspect_images, warn_of_copies
 from system.messages import UserError
+from training.features import Settings
 
 # ---------------------------------------------------------------- copies
 
@@ -47,47 +49,22 @@ def test_links_without_a_target_and_circular_links_are_reported(own_images):
     (folder / "good.jpg").symlink_to("train_0.jpg")
     data = utils.read_data_folder(own_images)
     assert list(data.class_to_idx) == ["a", "b"]
-    assert set(data.failures) == {"train/a/circle.jpg", "train/a/nowhere.jpg"}
-    assert all(f"{own_images}/{path}: " in reason for path, reason in data.failures.items())
-    readable = exclude_images(data, data.failures).paths["train"]
+    errors = data.errors()
+    assert set(errors) == {"train/a/circle.jpg", "train/a/nowhere.jpg"}
+    assert all(f"{own_images}/{path}: " in reason for path, reason in errors.items())
+    readable = utils.exclude_images(data, errors).paths("train")
     assert [path for path in readable if "/up/" not in path] == [
         f"train/{name}.jpg"
         for name in ("a/good", "a/train_0", "a/train_1", "b/train_0", "b/train_1")
     ]
 
 
-# ---------------------------------------------------------------- images that are left out
-
-
-def test_files_that_cannot_be_images_are_left_out(own_images, capsys):
+def test_files_that_cannot_be_images_have_a_reason(own_images):
     (own_images / "test" / "a" / "empty.jpg").touch()
     os.mkfifo(own_images / "test" / "a" / "pipe.jpg")
-    data = utils.read_data_folder(own_images)
-    assert set(data.failures) == {"test/a/empty.jpg", "test/a/pipe.jpg"}
-    readable = exclude_images(data, data.failures)
-    assert (readable.paths["test"], readable.labels["test"]) == (
-        ["test/a/test_0.jpg", "test/b/test_0.jpg"],
-        [0, 1],
-    )
-    for split in ("train", "valid"):
-        assert readable.paths[split] == data.paths[split]
-        assert readable.labels[split] == data.labels[split]
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and all("left out" in line for line in lines)
-    with pytest.raises(UserError, match=r"empty.jpg: empty \(--strict\)$"):
-        exclude_images(data, data.failures, strict=True)
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize(
-    ("split", "reason"),
-    [("train", "train/b: none of its images"), ("valid", "valid: none of its images")],
-)
-def test_no_readable_image_is_an_error(own_images, split, reason):
-    data = utils.read_data_folder(own_images)
-    failures = {p: f"{p}: bad" for p in data.paths[split] if split == "valid" or "/b/" in p}
-    with pytest.raises(UserError, match=reason):
-        exclude_images(data, failures)
+    errors = utils.read_data_folder(own_images).errors()
+    reasons = {path: reason.rsplit(": ", 1)[-1] for path, reason in errors.items()}
+    assert reasons == {"test/a/empty.jpg": "empty", "test/a/pipe.jpg": "not a file"}
 
 
 # ---------------------------------------------------------------- the report
@@ -104,18 +81,20 @@ def test_no_readable_image_is_an_error(own_images, split, reason):
     ],
 )
 def test_the_estimate_has_two_significant_digits(
-    own_images, tmp_path, capsys, seconds_per_view, views, printed
+    own_images, tmp_path, capsys, monkeypatch, seconds_per_view, views, printed
 ):
     (own_images / "train" / "a" / "broken.jpg").write_text("not an image")
     (own_images / "test" / "a" / "broken.jpg").write_text("not an image")
     measured = []
 
-    def measure(paths):
+    def measure(arch, root, paths, settings):
         measured.extend(paths)
         return seconds_per_view
 
-    images = utils.list_images(own_images)
-    check_data_folder(str(own_images), images, views, measure, str(tmp_path / "report.csv"))
+    monkeypatch.setattr(data_folder, "seconds_per_view", measure)
+    data = utils.read_images(utils.list_images(own_images))
+    table = str(tmp_path / "report.csv")
+    check_data_folder(data, Settings(), arch="vgg16", views=views, table=table)
     assert f"features: {printed} on this machine\n" in capsys.readouterr().out
     assert measured == [f"train/{c}/train_{n}.jpg" for c in ("a", "b") for n in (0, 1)]
     with open(tmp_path / "report.csv", newline="") as file:
@@ -127,12 +106,9 @@ def test_without_a_readable_image_of_train_nothing_is_measured(own_images, capsy
     for path in all_images(own_images):
         if path.startswith("train"):
             (own_images / path).write_text("not an image")
-
-    def measure(paths):
-        raise AssertionError("no image to measure")
-
+    data = utils.read_images(utils.list_images(own_images))
     with pytest.raises(UserError, match="training would refuse it: no image for train in"):
-        check_data_folder(str(own_images), utils.list_images(own_images), 2, measure)
+        check_data_folder(data, Settings(), arch="no such architecture", views=2)
     assert "features: 4 views in about 0 seconds" in capsys.readouterr().out
 
 
@@ -178,3 +154,53 @@ def test_pixels_whose_meaning_is_uncertain_are_a_finding(tiny, own_images, call)
     done = call("train.py", "--data_dir", own_images, "--arch", tiny, "--check")
     assert done.returncode == 0
     assert "pixels: 1: train/a/dark.png (comes out nearly black)" in done.stdout
+
+
+# ---------------------------------------------------------------- the inspection
+
+
+def test_an_inspection_finds_what_may_reduce_the_quality_of_a_training(own_images):
+    train = own_images / "train"
+    (train / "a" / "broken.jpg").write_text("not an image")
+    shutil.copy(train / "a" / "train_0.jpg", train / "b" / "twice.jpg")
+    shutil.copy(train / "b" / "train_1.jpg", own_images / "test" / "b" / "leak.jpg")
+    draw(0, 7, 900, 250).save(train / "a" / "long.png")
+    draw(0, 7, 750, 250).save(train / "a" / "not long.png")
+    draw(1, 8, 224, 224).convert("L").save(train / "a" / "gray.png")
+    draw(1, 9, 300, 223).save(train / "a" / "low.png")
+    (train / "lily").mkdir()
+    (own_images / "valid" / "rose").mkdir()
+    draw(2, 9, 300, 250).save(own_images / "valid" / "rose" / "fine.png")
+    data, findings = inspect_images(utils.read_images(utils.list_images(own_images)), 224)
+    assert list(data.errors()) == ["train/a/broken.jpg"]
+    assert {f[:3]: f.detail for f in findings if f.finding == "images"} == {
+        ("images", "train", "a"): "7",
+        ("images", "train", "b"): "3",
+        ("images", "train", "lily"): "0",
+        ("images", "valid", "a"): "1",
+        ("images", "valid", "b"): "1",
+        ("images", "valid", "rose"): "1",
+        ("images", "test", "a"): "1",
+        ("images", "test", "b"): "2",
+    }
+    others = [f for f in findings if f.finding not in ("images", "below 224 pixels")]
+    assert {(f.finding, f.split, f.category, f.path.rsplit("/")[-1]) for f in others} == {
+        ("unknown category", "valid", "rose", ""),
+        ("empty category", "train", "lily", ""),
+        ("unreadable", "train", "a", "broken.jpg"),
+        ("duplicate", "train", "b", "twice.jpg"),
+        ("duplicate", "test", "b", "leak.jpg"),
+        ("long", "train", "a", "long.png"),
+        ("mode", "train", "a", "gray.png"),
+    }
+    copies = {f.other_path: f.distance for f in others if f.finding == "duplicate"}
+    assert copies == {"train/a/train_0.jpg": 0, "train/b/train_1.jpg": 0}
+    details = {f.path.rsplit("/")[-1]: f.detail for f in others}
+    assert details["twice.jpg"] == "in another category: train/a/train_0.jpg"
+    assert details["leak.jpg"] == "in another split: train/b/train_1.jpg"
+    assert details["broken.jpg"].startswith("not an image")
+    assert (details["long.png"], details["gray.png"]) == ("900 x 250", "L")
+    small = {f.path: f.detail for f in findings if f.finding == "below 224 pixels"}
+    assert small.pop("train/a/low.png") == "300 x 223"
+    assert set(small) == {p for p in all_images(own_images) if not p.endswith("broken.jpg")}
+    assert set(small.values()) == {"100 x 90"}

@@ -5,7 +5,6 @@ import csv
 import pytest
 
 from checks.findings import (
-    File,
     Finding,
     compare,
     find_copies,
@@ -15,6 +14,7 @@ from checks.findings import (
     write_unreadable,
 )
 from system.messages import UserError
+from utils import ImageFile
 
 # ---------------------------------------------------------------- findings
 
@@ -56,20 +56,22 @@ def test_a_table_has_what_a_finding_has(tmp_path):
 @pytest.mark.parametrize(
     ("other", "text"),
     [
-        (File("train", "a", "x"), "x"),
-        (File("test", "a", "x"), "in another split: x"),
-        (File("train", "b", "x"), "in another category: x"),
-        (File("test", "b", "x"), "in another split and category: x"),
+        (ImageFile("train", "a", "x"), "x"),
+        (ImageFile("test", "a", "x"), "in another split: x"),
+        (ImageFile("train", "b", "x"), "in another category: x"),
+        (ImageFile("test", "b", "x"), "in another split and category: x"),
     ],
 )
 def test_a_similar_file_is_in_the_same_place_or_in_another(other, text):
-    assert compare(File("train", "a", "y"), other) == text
+    assert compare(ImageFile("train", "a", "y"), other) == text
 
 
 def test_copies_are_found_by_their_digest():
-    files = [File("train", "a", path) for path in "vwxyz"]
-    digests = {"v": "1", "w": "2", "x": "1", "y": "1"}  # z cannot be read
-    assert find_copies(files, digests) == {files[2]: files[0], files[3]: files[0]}
+    v, w, x, y, z = (
+        ImageFile("train", "a", path, digest)
+        for path, digest in [("v", "1"), ("w", "2"), ("x", "1"), ("y", "1"), ("z", "")]
+    )  # z cannot be read
+    assert list(find_copies([v, w, x, y, z, z])) == [(x, v), (y, v)]
 
 
 def test_unreadable_images_are_listed_and_the_list_of_an_earlier_run_is_deleted(tmp_path):

@@ -95,4 +95,4 @@ def test_of_many_neighbors_the_nearest_ones_are_returned(monkeypatch):
 
 def test_pairs_that_share_an_image_are_one_group():
     pairs = Pairs(torch.tensor([4, 0, 2, 1]), torch.tensor([5, 3, 5, 4]), torch.zeros(4))
-    assert connect(pairs, 7).tolist() == [0, 1, 1, 0, 1, 1, 6]
+    assert connect(pairs, 7).tolist() == [0, 1, 1, 0, 1, 1, 2]

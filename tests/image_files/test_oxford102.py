@@ -58,16 +58,16 @@ def test_the_official_split_is_linked_by_label(archive, tmp_path):
     download_oxford102(tmp_path / "flowers", "official")
     data = utils.read_data_folder(tmp_path / "flowers")
     assert data.class_to_idx == {"1": 0, "2": 1, "3": 2}
-    assert data.paths["train"] == [
+    assert data.paths("train") == [
         f"train/{c}/image_{n:05d}.jpg" for c, n in [(1, 1), (2, 21), (3, 35)]
     ]
-    assert data.paths["valid"] == [
+    assert data.paths("valid") == [
         f"valid/{c}/image_{n:05d}.jpg" for c, n in [(1, 2), (2, 22), (3, 36)]
     ]
-    assert len(data.paths["test"]) == 34
+    assert len(data.paths("test")) == 34
     for label, number in ((0, 7), (1, 30), (2, 40)):
         path = f"test/{label + 1}/image_{number:05d}.jpg"
-        assert data.labels["test"][data.paths["test"].index(path)] == label
+        assert data.labels("test")[data.paths("test").index(path)] == label
     assert_all_images(tmp_path / "flowers")
     assert not (tmp_path / "flowers.partial").exists()
 
@@ -75,7 +75,7 @@ def test_the_official_split_is_linked_by_label(archive, tmp_path):
 def test_the_course_split_is_a_tenth_of_each_category(archive, tmp_path):
     download_oxford102(tmp_path / "flowers")
     data = utils.read_data_folder(tmp_path / "flowers")
-    counts = {split: np.bincount(labels).tolist() for split, labels in data.labels.items()}
+    counts = {split: np.bincount(data.labels(split)).tolist() for split in utils.SPLITS}
     assert counts == {"train": [16, 12, 4], "valid": [2, 1, 1], "test": [2, 1, 1]}
     shutil.rmtree(tmp_path / "flowers")
     download_oxford102(tmp_path / "flowers")

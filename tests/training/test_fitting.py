@@ -293,28 +293,51 @@ def test_the_default_rate_works_for_any_number_and_size_of_categories(tmp_path, 
 # ---------------------------------------------------------------- labels and evaluation
 
 
-def test_each_row_has_the_label_and_split_of_its_image(tiny, own_images, tmp_path):
-    for name in ("train/b/train_0.jpg", "valid/a/valid_0.jpg"):
-        (own_images / name).write_text("no image")
+def test_what_cannot_be_decoded_is_left_out_of_images_labels_and_features(
+    tiny, own_images, tmp_path
+):
+    for split in ("train", "valid", "test"):
+        draw(3, 7).save(own_images / split / "a" / "z.jpg")
+    backbone = backbone_of(tiny)
     data = utils.read_data_folder(own_images)
-    views = list_views(data, 3)
-    features = extract(own_images, views, tmp_path, backbone_of(tiny))
-    samples = fitting.label_features(features, data, 3)
-    assert samples.features is features
-    names = [f"{view.path.split('/')[1]}" for view in views]
-    assert samples.labels.tolist() == [data.class_to_idx[name] for name in names]
-    for split, rows in samples.rows.items():
-        expected = [
-            number
-            for number, view in enumerate(views)
-            if view.path.startswith(split) and view.path not in features.failures
-        ]
-        assert rows.tolist() == expected
-    assert {split: len(rows) for split, rows in samples.rows.items()} == {
-        "train": 3 * 3,
-        "valid": 1,
-        "test": 2,
+    extract(own_images, list_views(data, 1), tmp_path / "plain", backbone)
+    for name in ("train/a/train_0.jpg", "test/a/test_0.jpg", "valid/a/z.jpg"):
+        (own_images / name).write_text("no image")  # its plain view is stored, others are not
+    features = extract(own_images, list_views(data, 2), tmp_path / "plain", backbone)
+    assert list(features.failures) == ["train/a/train_0.jpg"]
+    samples, left = fitting.label_features(features, data, 2)
+    assert_aligned(samples, left, 2, backbone, tmp_path)
+    assert len(left.images) == len(data.images) - 1
+
+    data = utils.read_data_folder(own_images)
+    features = extract(own_images, list_views(data, 2), tmp_path / "all", backbone)
+    samples, left = fitting.label_features(features, data, 2)
+    assert_aligned(samples, left, 2, backbone, tmp_path)
+    assert {split: left.labels(split) for split in utils.SPLITS} == {
+        "train": [0, 0, 1, 1],
+        "valid": [0, 1],
+        "test": [0, 1],
     }
+
+
+def assert_aligned(samples, data, views, backbone, folder):
+    """Assert that each row has the label, the split and the features of the image in its place."""
+    assert [len(samples.rows[split]) for split in utils.SPLITS] == [
+        len(data.of("train")) * views,
+        len(data.of("valid")),
+        len(data.of("test")),
+    ]
+    rows = torch.cat(list(samples.rows.values()))
+    assert rows.tolist() == list(range(len(samples.features))) == list(range(len(samples.labels)))
+    expected = [
+        image for image in data.images for _ in range(views if image.split == "train" else 1)
+    ]
+    class_to_idx = {"a": 0, "b": 1}
+    assert samples.labels.tolist() == [class_to_idx[image.category] for image in expected]
+    for row, view in zip(rows, list_views(data, views), strict=True):
+        if (Path(data.root) / view.path).read_bytes() != b"no image":
+            alone = extract(data.root, [view], folder / "alone", backbone)
+            assert torch.equal(samples.features[row[None]], alone[torch.tensor([0])])
 
 
 def test_the_temperature_comes_from_valid_and_the_metrics_from_test(made_up):
@@ -399,7 +422,7 @@ def tunable(tiny, images, tmp_path) -> Tunable:
     backbone, data = backbone_of(tiny), utils.read_data_folder(images)
     views = list_views(data, 1)
     features = extract(images, views, tmp_path, backbone, maps=True)
-    samples = fitting.label_features(features, data, 1)
+    samples, data = fitting.label_features(features, data, 1)
     torch.manual_seed(0)
     head = Head(backbone.num_features, 16, 4, 4, 0.0)
     [best] = fitting.fit(head, samples, epochs=1, learning_rate=1e-4, batch_size=8)
@@ -429,11 +452,12 @@ def test_fine_tuning_trains_the_last_block_and_the_head_alone(tunable, images):
     assert all((t != head[n]).any() for n, t in copy_of(tunable.head).items() if "layers" in n)
     assert not any(parameter.requires_grad for parameter in tunable.backbone.parameters())
     # What was measured on stored maps holds for images as well, and for the features returned.
-    data, rows = utils.read_data_folder(images), samples.rows["valid"]
-    views = [load_views(images, path, [0]) for path in data.paths["valid"]]
+    data = utils.read_data_folder(images)
+    rows = samples.rows["valid"]
+    views = [load_views(images, path, [0]) for path in data.paths("valid")]
     with torch.inference_mode():
         logits = tunable.head(tunable.backbone(utils.normalize(np.concatenate(views)))).mean(1)
-    of_images = metrics(logits, torch.tensor(data.labels["valid"]))
+    of_images = metrics(logits, torch.tensor(data.labels("valid")))
     of_features = evaluate(tunable.head, samples.features, samples.labels, rows)
     last = used_epoch(history, 1)
     assert last is history[-1]
@@ -530,7 +554,7 @@ count, features.MEMORY_LIMIT = int(sys.argv[2]), int(sys.argv[3])
 store = RecordStore(sys.argv[1], {"features": (6, 1024)})
 keys = [number.to_bytes(16, "big") for number in range(count)]
 stored = Features(store, *store.find(keys))
-assert stored.is_decoded().all()
+assert (stored.file != features.MISSING).all()
 rows = torch.arange(count)
 head = Head(1024, 4, 2, 2, 0.0)
 fitting.compute_logits(head, stored, rows[:1024])
