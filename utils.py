@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from image_files.crops import center_crop, describe_center_crop, random_crop
-from image_files.decoding import decode
+from image_files.decoding import decode, open_file
 from image_files.decoding import thumbnail as thumbnail
-from image_files.digests import digest_files, digest_of_file
+from image_files.digests import digest_files, digest_of
 from image_files.folders import images_below, is_no_image, scan_folder
 from image_files.names import load_names, look_alikes
 from image_files.splits import divide
@@ -414,7 +414,8 @@ def load_image(
     Raises:
         UserError: the file is missing, or Pillow cannot read it.
     """
-    return decode(path, 2 * short_side(size), report)
+    with open_file(path) as file:
+        return decode(file, path, 2 * short_side(size), report)
 
 
 def load_plain_view(
@@ -433,9 +434,7 @@ def preprocessing(image_size: int) -> dict[str, int]:
     """Return the numbers that say how an image becomes its plain view, for files and programs."""
     return {
         "preprocessing_version": PREPROCESSING_VERSION,
-        "resize": short_side(
-            image_size
-        ),  # pixels of the short side, of which the center is cut out
+        "resize": short_side(image_size),  # pixels of the short side; the center is cut out
         "image_size": image_size,  # pixels of the view's side
         "max_aspect": MAX_ASPECT,  # of an image whose sides have a larger ratio, the middle is used
     }
@@ -468,14 +467,21 @@ def load_views(
     Raises:
         UserError: the content has changed; or see `load_image`.
     """
-    file = os.path.join(root, path)
-    image, views = load_image(file, size=size), []
-    if digest_of_file(file) != digest:
-        raise UserError(f"{file}: has changed since the start; run the command again")
+    name = os.path.join(root, path)
+    with open_file(name) as file:
+        if digest_of(file) != digest:
+            raise UserError(f"{name}: has changed since the start; run the command again")
+        image = decode(file, name, 2 * short_side(size), warn)
+    views = []
     for number in numbers:
-        seed = int.from_bytes(hashlib.sha256(f"{number} {digest}".encode()).digest()[:6], "big")
-        view = plain_view(image, size) if number < 2 else random_view(image, seed, size)
-        views.append(view[:, :, ::-1] if number == 1 else view)
+        if number == 0:
+            view = plain_view(image, size)
+        elif number == 1:
+            view = plain_view(image, size)[:, :, ::-1]
+        else:
+            seed = hashlib.sha256(f"{number} {digest}".encode()).digest()[:6]
+            view = random_view(image, int.from_bytes(seed, "big"), size)
+        views.append(view)
     return np.stack(views)
 
 

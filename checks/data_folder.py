@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from PIL import Image
-
 from checks.findings import (
     Finding,
     compare,
@@ -18,6 +16,7 @@ from checks.findings import (
     read_paths,
     write_findings,
 )
+from image_files.decoding import decode, open_file, open_image
 from image_files.names import look_alikes, match_names
 from system.files import escape
 from system.messages import UserError, one_line, shorten, warn
@@ -28,7 +27,7 @@ from utils import (
     ImageFile,
     find_problems,
     load_category_names,
-    load_image,
+    short_side,
 )
 
 # ---------------------------------------------------------------- before training
@@ -223,17 +222,17 @@ def _inspect_image(root: str, image: ImageFile, size: int) -> tuple[str, list[Fi
     """Return why an image cannot be decoded, or "", and what is unusual about it."""
     file = os.path.join(root, image.path)
     lines: list[str] = []
-    error = image.error
-    if not error:
-        try:
-            load_image(file, lines.append, size)
-        except UserError as reason:
-            error = str(reason)
-    if error:
-        return error, [finding_of("unreadable", image, error.removeprefix(f"{file}: "))]
-    with Image.open(file) as header:
-        width, height = header.size
-        mode = header.mode
+    try:
+        if image.error:
+            raise UserError(image.error)
+        with open_file(file) as content:
+            decode(content, file, 2 * short_side(size), lines.append)
+            with open_image(content, file, lambda line: None) as header:
+                width, height = header.size
+                mode = header.mode
+    except UserError as error:
+        reason = str(error)
+        return reason, [finding_of("unreadable", image, reason.removeprefix(f"{file}: "))]
     findings = [finding_of("pixels", image, line.removeprefix(f"{file}: ")) for line in lines]
     if min(width, height) < size:
         findings.append(finding_of(f"below {size} pixels", image, f"{width} x {height}"))

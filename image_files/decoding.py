@@ -9,7 +9,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -28,6 +28,7 @@ CLIPPED = 1e-3  # fraction of pixels that may be above the maximum
 NEARLY = 16  # of 255: an image whose pixels are all closer to black, or to white, is reported
 SRGB_TOLERANCE = 3  # of 255: a profile that changes no color by more is taken for sRGB
 THUMBNAIL = 512  # pixels of the longer side
+MAX_IN_MEMORY = 2**28  # bytes of a file that is read at once: 256 MB
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")  # chunks that may be too large for Pillow, or damaged
 
@@ -35,71 +36,97 @@ Report = Callable[[str], object]
 Tags = Mapping[int, Any]
 
 
-def decode(path: str | os.PathLike, min_side: int, report: Report) -> Image.Image:
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Open a file that may be an image: its content in memory, so that it is read once.
+
+    A file of more than MAX_IN_MEMORY bytes is read from the disk whenever it is needed.
+
+    Raises:
+        UserError: it is missing, empty, or no regular file.
+    """
+    size = check_regular_file(path).st_size
+    try:
+        file = open(path, "rb")
+        if size > MAX_IN_MEMORY:
+            return file
+        with file:
+            return io.BytesIO(file.read())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
+
+
+def decode(file: BinaryIO, name: str | os.PathLike, min_side: int, report: Report) -> Image.Image:
     """Decode an image file to RGB.
 
     Of several frames the first one is used. A large JPEG is decoded at a half, quarter or eighth of
     its size ("draft mode"), but its sides stay at least `min_side` pixels.
 
     Args:
+        file: from `open_file`.
+        name: of the file, for messages.
         report: called with a line that names the file if something had to be guessed.
 
     Raises:
-        UserError: the file is missing, is not an image, or is damaged.
+        UserError: the file is not an image, or is damaged.
     """
-    check_regular_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual metadata; an error still raises
-            with _open(path, report) as file:
-                if file.format == "EPS":  # Pillow would run Ghostscript on it
+            with open_image(file, name, report) as image:
+                if image.format == "EPS":  # Pillow would run Ghostscript on it
                     raise OSError("EPS is a program, not an image")
-                image, tags = _load(file, path, min_side), dict(getattr(file, "tag_v2", {}))
-                return _to_srgb(_upright(image), tags, lambda line: report(f"{path}: {line}"))
+                pixels = _load(image, file, min_side)
+                tags = dict(getattr(image, "tag_v2", {}))
+                return _to_srgb(_upright(pixels), tags, lambda line: report(f"{name}: {line}"))
     except Image.UnidentifiedImageError as error:
-        raise UserError(f"{path}: {describe_file(path)}") from error
+        raise UserError(f"{name}: {describe_file(file)}") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot read it: {error.strerror or error}") from error
+        raise UserError(f"{name}: cannot read it: {error.strerror or error}") from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: too large: {error}") from error
+        raise UserError(f"{name}: too large: {error}") from error
     except Exception as error:  # a decoder's error about a damaged file
-        raise UserError(f"{path}: damaged image: {shorten([str(error)])}") from error
+        raise UserError(f"{name}: damaged image: {shorten([str(error)])}") from error
 
 
 # ---------------------------------------------------------------- files with good pixels
 
 
-def _open(path: str | os.PathLike, report: Report) -> Image.Image:
+def open_image(file: BinaryIO, name: str | os.PathLike, report: Report) -> Image.Image:
     """Open an image file; its pixels are not decoded yet.
 
     Args:
+        name: of the file, for messages.
         report: called with a line if its color profile cannot be read.
     """
     try:
-        return Image.open(path)
+        return Image.open(file)
     except (Image.UnidentifiedImageError, ValueError):  # the latter of limits for compressed text
-        if file_type(path) == "HEIC" and _register_heif():
-            return Image.open(path)
-        with open(path, "rb") as file:
-            if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
-                raise
-    content = _read(path)
+        if file_type(file) == "HEIC" and _register_heif():
+            return Image.open(file)
+        content = _read(file)
+        if not content.startswith(PNG_SIGNATURE):
+            raise
     with contextlib.suppress(Image.UnidentifiedImageError, ValueError):
         return Image.open(io.BytesIO(_without(content, PNG_TEXT)))
     image = Image.open(io.BytesIO(_without(content, (*PNG_TEXT, b"iCCP"))))
     if b"iCCP" in content:
-        report(f"{path}: its color profile cannot be read, and is ignored")
+        report(f"{name}: its color profile cannot be read, and is ignored")
     return image
 
 
-def _load(image: Image.Image, path: str | os.PathLike, min_side: int) -> Image.Image:
-    """Decode the pixels of an image that `_open` opened."""
+def _read(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _load(image: Image.Image, file: BinaryIO, min_side: int) -> Image.Image:
+    """Decode the pixels of an image that `open_image` opened."""
     try:
         return _decode_pixels(image, min_side)
     except OSError:
         if image.format != "JPEG":
             raise
-        return _decode_without_end(_read(path), min_side)
+        return _decode_without_end(_read(file), min_side)
 
 
 def _decode_pixels(image: Image.Image, min_side: int) -> Image.Image:
@@ -107,11 +134,6 @@ def _decode_pixels(image: Image.Image, min_side: int) -> Image.Image:
     image.draft(None, (min_side, min_side))  # type: ignore[arg-type]
     image.load()
     return image
-
-
-def _read(path: str | os.PathLike) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _register_heif() -> bool:

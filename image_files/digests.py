@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import compress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from system.files import check_regular_file
 from system.messages import UserError
@@ -63,11 +63,17 @@ def digest_files(
 
 
 def digest_of_file(path: str | os.PathLike) -> str:
-    """Return the digest of a file's content: BLAKE2b of DIGEST_BYTES, in hexadecimal."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    """Return the digest of a file's content, in hexadecimal."""
     with open(path, "rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+        return digest_of(file)
+
+
+def digest_of(file: IO[bytes]) -> str:
+    """Return the digest of what an open file holds: BLAKE2b of DIGEST_BYTES, in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    file.seek(0)
+    while block := file.read(BLOCK):
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -21,6 +21,7 @@ from torchvision.transforms import functional as F
 
 import utils
 from image_files import decoding, folders
+from image_files.digests import digest_of_file
 from system.messages import UserError
 
 # ---------------------------------------------------------------- data folders
@@ -873,6 +874,17 @@ def test_random_views_follow_from_the_images_content(tmp_path):
     first, copy, other = (load_views(tmp_path, name, [0, 2]) for name in names)
     assert np.array_equal(first, copy)
     assert np.array_equal(first[0], other[0]) and not np.array_equal(first[1], other[1])
+
+
+def test_views_are_decoded_from_the_bytes_that_were_digested(images, count_calls):
+    path = all_images(images)[0]
+    digest = digest_of_file(images / path)
+    count_calls["open"].clear()
+    utils.load_views(str(images), path, digest, [0, 1, 2])
+    assert count_calls["open"][str(images / path)] == 1
+    count_calls["open"].clear()
+    utils.load_plain_view(images / path)
+    assert count_calls["open"][str(images / path)] == 1
 
 
 def test_views_of_other_content_than_expected_are_refused(images):

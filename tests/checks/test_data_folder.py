@@ -133,6 +133,15 @@ def test_check_reports_and_trains_nothing(tiny, call, own_images, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["own images", "report.csv"]
 
 
+def test_an_image_with_damaged_metadata_is_inspected(own_images):
+    path = own_images / "train" / "a" / "text.png"
+    draw(0, 7, 300, 250).save(path)
+    png = path.read_bytes()
+    path.write_bytes(png[:33] + b"\0\0\0\4tEXta\0bcnot its checksum"[:16] + png[33:])
+    _, findings = inspect_images(utils.read_images(utils.list_images(own_images)), 96)
+    assert not [finding for finding in findings if finding.path == "train/a/text.png"]
+
+
 def test_check_without_a_file_prints_only(tiny, call, own_images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = call("train.py", "--data_dir", own_images, "--arch", tiny, "--check")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from image_files.decoding import decode
+from image_files import decoding
+from image_files.decoding import decode, open_file
 from system.messages import UserError
 
 SIDE = 64
@@ -19,7 +20,8 @@ RAMP = np.add.outer(np.arange(SIDE), np.arange(SIDE)) * 2  # (64, 64), 0-252, as
 def read(path: Path) -> tuple[np.ndarray, list[str]]:
     """Decode an image: its pixels as int, and the reported lines."""
     lines: list[str] = []
-    return np.asarray(decode(path, 512, lines.append)).astype(int), lines
+    with open_file(path) as file:
+        return np.asarray(decode(file, path, 512, lines.append)).astype(int), lines
 
 
 def tiff(path: Path, data: bytes, bits: int, sample_format: int = 1, photometric: int = 1, **tags):
@@ -169,6 +171,20 @@ def test_a_jpeg_without_its_end_is_read_if_all_pixels_are_there(tmp_path, option
         (tmp_path / "a.jpg").write_bytes(jpeg[:length])
         with pytest.raises(UserError, match="a.jpg"):
             read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_file_is_in_memory_unless_it_is_large(tmp_path, monkeypatch, format):
+    photo().save(tmp_path / "a", format)
+    with open_file(tmp_path / "a") as file:
+        (tmp_path / "a").rename(tmp_path / "b")
+        assert file.read() == (tmp_path / "b").read_bytes()
+        assert isinstance(file, io.BytesIO)
+    expected, _ = read(tmp_path / "b")
+    monkeypatch.setattr(decoding, "MAX_IN_MEMORY", 100)
+    with open_file(tmp_path / "b") as file:
+        assert not isinstance(file, io.BytesIO)
+    assert (read(tmp_path / "b")[0] == expected).all()
 
 
 # ---------------------------------------------------------------- colors

@@ -1,13 +1,11 @@
 """image_files/file_types.py: what a file is that is not an image, by its first bytes."""
 
-import gzip
 import io
-import tarfile
 import zipfile
 
 import pytest
 
-from image_files.decoding import decode
+from image_files.decoding import decode, open_file
 from image_files.file_types import UNKNOWN, describe_file
 from system.messages import UserError
 
@@ -21,13 +19,6 @@ def zipped() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a.jpg", b"x")
-    return file.getvalue()
-
-
-def tarred() -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("a.jpg"))
     return file.getvalue()
 
 
@@ -45,13 +36,9 @@ FILES = {
     "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', ["SVG", "convert"]),
     "PDF": (b"%PDF-1.7\n%", ["PDF"]),
     "MP4": (box(b"isom"), ["video"]),
-    "WebM": (b"\x1aE\xdf\xa3" + bytes(range(40)), ["video"]),
-    "AVI": (b"RIFF\0\0\0\0AVI LIST", ["video"]),
+    "MP4, version 2": (box(b"mp42"), ["video"]),
     "ZIP": (zipped(), ["ZIP archive", "unpack"]),
-    "gzip": (gzip.compress(b"x"), ["gzip archive"]),
-    "tar": (tarred(), ["tar archive"]),
     "RAW, Canon": (box(b"crx "), ["RAW"]),
-    "RAW, Fujifilm": (b"FUJIFILMCCD-RAW 0201", ["RAW"]),
     "zeros": (bytes(5000), ["only zeros"]),
     "text": (b"just some text, with a line end\n", ["text file"]),
     "unknown": (bytes(range(1, 200)), [UNKNOWN]),
@@ -65,7 +52,8 @@ def test_what_is_no_image_is_called_by_its_name(tmp_path, kind):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
-        decode(path, 512, print)
+        with open_file(path) as file:
+            decode(file, path, 512, print)
     assert str(error.value).startswith(f"{path}: ")
     for word in words:
         assert word in str(error.value)
@@ -73,4 +61,5 @@ def test_what_is_no_image_is_called_by_its_name(tmp_path, kind):
 
 def test_only_the_beginning_is_read(tmp_path):
     (tmp_path / "a").write_bytes(bytes(range(1, 200)) * 10 + b"%PDF")
-    assert describe_file(tmp_path / "a") == UNKNOWN
+    with open_file(tmp_path / "a") as file:
+        assert describe_file(file) == UNKNOWN
