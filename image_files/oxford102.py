@@ -6,12 +6,20 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from system.downloads import NETWORK_ERRORS, network_timeout
-from system.messages import UserError, warn
+from system.messages import UserError
 
 NUM_CATEGORIES = 102
-Labeled = tuple[str, str, int]  # split, path, label from 0
+
+
+class LabeledImage(NamedTuple):
+    """An image of the archive; the label begins at 0."""
+
+    split: str
+    path: str
+    label: int
 
 
 def download_oxford102(
@@ -33,32 +41,26 @@ def download_oxford102(
     """
     root = Path(data_dir)
     if root.exists():
-        return print(f"{root} exists already: nothing to download")
+        print(f"{root} exists already: nothing to download")
+        return
     images = _download(root.parent / "oxford-102.download")
     if split == "course":
         images = _course_split(images)
     _link(images, root)
 
 
-def _download(store: Path) -> list[Labeled]:
+def _download(store: Path) -> list[LabeledImage]:
     """Download the archive into `store`; returns all images in the official split."""
     from torchvision.datasets import Flowers102
-    from torchvision.datasets.utils import check_integrity
 
     # If an interrupted run left this folder, torchvision would take it for complete.
     shutil.rmtree(store / "flowers-102" / "jpg", ignore_errors=True)
-    for name, md5 in Flowers102._file_dict.values():
-        path = store / "flowers-102" / name
-        if path.exists() and not check_integrity(str(path), md5):
-            warn(f"{path}: damaged or incomplete; it is deleted and downloaded again")
-            path.unlink()
-    images: list[Labeled] = []
+    images = []
     try:
         with network_timeout():
-            for name in ("train", "val", "test"):
-                split = "valid" if name == "val" else name
-                data = Flowers102(store, name, download=True, loader=str)
-                images += [(split, *data[index]) for index in range(len(data))]
+            for split, name in (("train", "train"), ("valid", "val"), ("test", "test")):
+                for path, label in Flowers102(store, name, download=True, loader=str):
+                    images.append(LabeledImage(split, path, label))
     except (*NETWORK_ERRORS, RuntimeError, ImportError) as error:
         raise UserError(
             f"cannot download Oxford-102: {error}; put 102flowers.tgz, imagelabels.mat and "
@@ -68,31 +70,35 @@ def _download(store: Path) -> list[Labeled]:
     return images
 
 
-def _course_split(images: list[Labeled]) -> list[Labeled]:
+def _course_split(images: list[LabeledImage]) -> list[LabeledImage]:
     """Take a tenth of each category for valid and for test, chosen by the files' names."""
-    chosen = []
-    for label in sorted({label for *_, label in images}):
-        paths = [path for _, path, other in images if other == label]
-        paths.sort(key=lambda path: hashlib.sha256(Path(path).name.encode()).digest())
-        tenth = round(len(paths) / 10)
-        for number, path in enumerate(paths):
-            split = ("valid", "test")[number // tenth] if number < 2 * tenth else "train"
-            chosen.append((split, path, label))
-    return chosen
+    divided = []
+    for label in sorted({image.label for image in images}):
+        group = [image for image in images if image.label == label]
+        group.sort(key=lambda image: hashlib.sha256(Path(image.path).name.encode()).digest())
+        tenth = round(len(group) / 10)
+        for number, image in enumerate(group):
+            split = "train"
+            if number < tenth:
+                split = "valid"
+            elif number < 2 * tenth:
+                split = "test"
+            divided.append(image._replace(split=split))
+    return divided
 
 
-def _link(images: list[Labeled], root: Path) -> None:
+def _link(images: list[LabeledImage], root: Path) -> None:
     """Link the images as folders of splits and categories, atomically."""
     partial = root.with_name(f"{root.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        for split, path, label in images:
-            target = partial / split / str(label + 1) / Path(path).name
+        for image in images:
+            target = partial / image.split / str(image.label + 1) / Path(image.path).name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.link(path, target)
+                os.link(image.path, target)
             except OSError:  # a file system without links
-                shutil.copyfile(path, target)
+                shutil.copyfile(image.path, target)
         os.replace(partial, root)
     except OSError as error:
         raise UserError(f"{root}: cannot write Oxford-102: {error.strerror}") from error
