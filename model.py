@@ -40,7 +40,7 @@ from networks.weights import ranges_of
 from networks.winograd import replace_convolutions
 from system import devices
 from system.messages import UserError, shorten
-from utils import CROP, IMAGE_SIZES, describe_plain_view, normalize, preprocessing
+from utils import CROP, IMAGE_SIZES, normalize, preprocessing
 
 # Of a checkpoint. Raise it when a checkpoint's names change, or what follows from its weights.
 FORMAT_VERSION = 1
@@ -350,7 +350,6 @@ class Classifier(Predictor, nn.Module):
         return {
             "categories": self.categories,
             "names": self.all_names(),
-            "preprocessing": describe_plain_view(self.image_size),
             **preprocessing(self.image_size),
             "novelty_limit": self.novelty_limit,
             "arch": self.arch,
