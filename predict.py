@@ -24,34 +24,38 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import argparse
 import collections
+import itertools
 import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 
+import numpy as np
 from tqdm import tqdm
 
 import utils
 from evaluation.metrics import format_evaluation, format_unknown
 from image_files import folders
-from image_files.names import display_names
-from inference import results
-from inference.onnx_model import OnnxModel, is_onnx
+from image_files.names import display_names, load_names
+from inference import onnx_model, results
+from inference.formats import FILE_FORMATS, FORMATS, format_of, print_results
+from inference.onnx_model import is_onnx
 from inference.output_file import OutputFile
 from inference.predictor import Predictor, Probabilities
 from system import arguments, devices, scripts
 from system.arguments import whole_number
 from system.files import save_figure, sha256_of
-from system.messages import is_first_process, one_line, warn
+from system.messages import UserError, is_first_process, one_line, warn
 from system.outputs import check_output, check_outputs
 from system.scripts import import_optional
 from system.torchrun import is_alone, process_group, scatter_and_gather
+from system.workers import map_ahead
 
 SETTINGS = ("top_k", "min_probability", "min_novelty")  # that --resume needs unchanged
 MIN_PLOTTED = 5  # categories in the figure of --plot
 CALIBRATION_IMAGES = 32  # of --int8; 8 are as good (benchmarks/README.md)
 CALIBRATED = "goes with --to_onnx FILE, and --input flowers/train to calibrate on"
+NEEDS_TORCH = "needs a checkpoint and torch, not an ONNX file"
 OUTPUTS = {"plot": "figure", "heatmap": "figure", "to_onnx": "ONNX model", "output": "output"}
 
 
@@ -77,7 +81,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--plot", metavar="FILE.png", help="draw the image and its most likely categories")
     add("--heatmap", metavar="FILE.png", help="draw which locations support the prediction")
     add("--output", metavar="FILE", help="write a .csv, .jsonl or .json instead of a table")
-    add("--format", choices=results.FORMATS, help="of standard output (table, without --output)")
+    add("--format", choices=[*FORMATS], help="of standard output (table, without --output)")
     add("--resume", action="store_true", help="skip images that --output already has")
     add("--to_onnx", metavar="FILE", help="write an ONNX file; compare it on --input")
     add("--int8", action="store_true", help=f"of 8-bit integers; {CALIBRATED}")
@@ -89,42 +93,47 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--batch_size", type=whole_number(1), help="images in a pass (4 on a CPU, 128 on a GPU)")
     add("--workers", type=whole_number(0, 256), help="threads that decode images (by the cores)")
     args = parser.parse_args(command_line)
-    check_combinations(args, parser.error)
+    check_combinations(parser, args)
     return args
 
 
-def check_combinations(args: argparse.Namespace, error: Callable[[str], object]) -> None:
-    """Call `error` if flags are missing or do not go together."""
-    onnx, torch = is_onnx(args.checkpoint or ""), "needs a checkpoint and torch, not an ONNX file"
-    more = args.input or args.output or args.format
-    is_one = args.input is not None and is_single(args)
-    is_comparable = not args.evaluate and (args.int8 or args.input is None or is_one)
-    figures = args.heatmap or (args.plot and not args.evaluate)
-    kind, new = results.format_of(args.output or "names.csv"), args.to_onnx or "a.onnx"
-    ending = f"--output {args.output}: the name has to end in .csv, .jsonl or .json"
-    for is_wrong, message in (
-        (not (args.input or args.evaluate or args.to_onnx), "--input PATH is missing"),
-        (not args.checkpoint, "--checkpoint FILE is missing: what train.py wrote"),
-        (onnx and args.heatmap, f"--heatmap {torch}"),
-        (onnx and args.to_onnx, f"--to_onnx {torch}"),
-        (onnx and not is_alone(), f"torchrun {torch}"),
-        (args.evaluate and more, "--evaluate goes without --input, --output and --format"),
-        (args.unknown and not args.evaluate, "--unknown goes with --evaluate"),
-        (not is_onnx(new), f"--to_onnx {new}: the name has to end in .onnx"),
-        (args.int8 and not (args.to_onnx and args.input), f"--int8 {CALIBRATED}"),
-        (args.to_onnx and not is_comparable, "--to_onnx goes with one image as --input, or none"),
-        (figures and not is_one, "--plot and --heatmap are for one image"),
-        (args.plot and args.plot == args.heatmap, "--plot and --heatmap have to be two files"),
-        (args.resume and not args.output, "--resume goes with --output FILE"),
-        (kind not in results.FILE_FORMATS, ending),
-    ):
-        if is_wrong:
-            error(message)
+def check_combinations(parser: arguments.ArgumentParser, args: argparse.Namespace) -> None:
+    """Raise UserError if flags are missing or do not go together."""
+    if not (args.input or args.evaluate or args.to_onnx):
+        parser.error("--input PATH is missing")
+    if not args.checkpoint:
+        parser.error("--checkpoint FILE is missing: what train.py wrote")
+    if is_onnx(args.checkpoint):
+        if args.heatmap:
+            parser.error(f"--heatmap {NEEDS_TORCH}")
+        if args.to_onnx:
+            parser.error(f"--to_onnx {NEEDS_TORCH}")
+        if not is_alone():
+            parser.error(f"torchrun {NEEDS_TORCH}")
+    if args.evaluate and (args.input or args.output or args.format):
+        parser.error("--evaluate goes without --input, --output and --format")
+    if args.unknown and not args.evaluate:
+        parser.error("--unknown goes with --evaluate")
+    if args.to_onnx and not is_onnx(args.to_onnx):
+        parser.error(f"--to_onnx {args.to_onnx}: the name has to end in .onnx")
+    if args.int8 and not (args.to_onnx and args.input):
+        parser.error(f"--int8 {CALIBRATED}")
+    has_many = args.input and not (args.int8 or is_single(args))
+    if args.to_onnx and (args.evaluate or has_many):
+        parser.error("--to_onnx goes with one image as --input, or none")
+    if (args.heatmap or (args.plot and not args.evaluate)) and not is_single(args):
+        parser.error("--plot and --heatmap are for one image")
+    if args.plot and args.plot == args.heatmap:
+        parser.error("--plot and --heatmap have to be two files")
+    if args.resume and not args.output:
+        parser.error("--resume goes with --output FILE")
+    if args.output and format_of(args.output) not in FILE_FORMATS:
+        parser.error(f"--output {args.output}: the name has to end in .csv, .jsonl or .json")
 
 
 def is_single(args: argparse.Namespace) -> bool:
     """Return whether predictions for one image are to be printed for a person."""
-    if args.evaluate or args.output or args.format or len(args.input) > 1:
+    if args.evaluate or args.output or args.format or not args.input or len(args.input) > 1:
         return False
     [word] = args.input
     return not (word == "-" or os.path.isdir(word) or folders.is_pattern(word))
@@ -137,10 +146,18 @@ def load_predictor(path: str | os.PathLike) -> Predictor:
     """Load a checkpoint of train.py, or, if its name ends in .onnx, an ONNX file of --to_onnx.
 
     Raises:
-        UserError: the file is missing or not one of these, or it needs a package that is missing.
+        UserError: the file is missing or not one of these, or it needs a package that is missing;
+            or its images are prepared in another way than this program prepares them.
     """
     if is_onnx(path):
-        return OnnxModel(path, utils.IMAGE_SIZES, utils.describe_plain_view)
+        model = onnx_model.OnnxModel(path)
+        size = model.image_size
+        if size not in utils.IMAGE_SIZES or model.preprocessing != utils.preprocessing(size):
+            raise UserError(
+                f"{path}: its images are prepared in another way than this program's; "
+                f"{onnx_model.REMEDY}"
+            )
+        return model
     import_optional(f"{path}: a checkpoint", "torch")
     from model import load_checkpoint  # here, because it imports torch
 
@@ -165,7 +182,7 @@ def predict(
         images: paths; they pass through the model in one batch. `predict_stream` takes any number.
         top_k: a number above the number of categories returns all of them.
         names: category folder -> name, instead of the checkpoint's.
-        min_probability, min_novelty: what is below is "unknown"; see `most_likely`.
+        min_probability, min_novelty: an image with less of one of them is "unknown".
         means, stds: replace the checkpoint's.
 
     Raises:
@@ -173,10 +190,19 @@ def predict(
     """
     model.check_novelty(min_novelty)
     views = [utils.load_plain_view(path, model.image_size) for path in images]
-    outputs = zip(*model.predict_views(views, means, stds), strict=True)
-    names = model.names if names is None else names
-    settings = (model.categories, names, top_k, min_probability, min_novelty)
-    return [results.most_likely(row, float(novelty), *settings) for row, novelty in outputs]
+    probs, novelty = model.predict_views(views, means, stds)
+    return [
+        results.most_likely(
+            model,
+            probs[index],
+            float(novelty[index]),
+            top_k=top_k,
+            names=names,
+            min_probability=min_probability,
+            min_novelty=min_novelty,
+        )
+        for index in range(len(views))
+    ]
 
 
 def predict_stream(
@@ -196,8 +222,23 @@ def predict_stream(
     Raises:
         UserError: a probability is not finite. An image that cannot be read yields an error.
     """
-    load = partial(utils.load_plain_view, size=model.image_size, report=report)
-    return model.stream(paths, load, batch_size, workers)
+
+    def load(path: str) -> tuple[str, np.ndarray | None, str]:
+        try:
+            return path, utils.load_plain_view(path, model.image_size, report), ""
+        except UserError as error:
+            return path, None, str(error).removeprefix(f"{path}: ")
+
+    loaded = map_ahead(load, paths, workers, 2 * batch_size + workers)
+    while batch := list(itertools.islice(loaded, batch_size)):
+        views = [view for _, view, _ in batch if view is not None]
+        outputs = zip(*model.predict_views(views), strict=True)
+        for path, view, error in batch:
+            if view is None:
+                yield Probabilities(path, None, error=error)
+            else:
+                probs, novelty = next(outputs)
+                yield Probabilities(path, probs, float(novelty))
 
 
 # ---------------------------------------------------------------- the command line
@@ -206,36 +247,38 @@ def predict_stream(
 def main(command_line: list[str] | None = None) -> None:
     """Predict, evaluate or export, as the command line says."""
     args = parse_arguments(command_line)
-    inputs = [*(args.input or ()), args.checkpoint, args.category_names, utils.CATEGORY_NAMES]
     folders.check_words(args.input or ())
-    check_outputs(vars(args), OUTPUTS, inputs)
+    check_outputs(vars(args), OUTPUTS, [*(args.input or ()), args.checkpoint, args.category_names])
     if args.plot or args.heatmap:
         import_optional("a figure", "matplotlib")
     if args.to_onnx or is_single(args):
-        alone = export if args.to_onnx else predict_one
-        return alone(args) if is_first_process() else None
+        if is_first_process():
+            run = export if args.to_onnx else predict_one
+            run(args)
+        return
     with process_group():
         model = load_model(args)
-        work = evaluate if args.evaluate else predict_many
-        unreadable = (
-            work(model, args) if is_first_process() else len(list(stream_all(model, [], args)))
-        )
+        if not is_first_process():
+            collections.deque(stream_all(model, [], args), maxlen=0)
+            unreadable = 0  # the first process counts them
+        elif args.evaluate:
+            unreadable = evaluate(model, args)
+        else:
+            unreadable = predict_many(model, args)
     if unreadable:
         sys.exit(1)
 
 
 def load_model(args: argparse.Namespace) -> Predictor:
-    """Load the checkpoint, with what the flags replace, to their device and in their precision.
-
-    The default file of names is used only for a checkpoint of format 4, which has none.
-    """
+    """Load the checkpoint, with what the flags replace, to their device and in their precision."""
     model = load_predictor(args.checkpoint)
     model.check_novelty(args.min_novelty)
-    model.means, model.stds = args.means or model.means, args.stds or model.stds
-    if args.category_names or not model.names:
-        model.names = utils.load_category_names(args.category_names)
-        if model.names and not (args.category_names or args.quiet or not is_first_process()):
-            warn(f"{args.checkpoint} has no names of categories: used {utils.CATEGORY_NAMES}")
+    if args.means:
+        model.means = args.means
+    if args.stds:
+        model.stds = args.stds
+    if args.category_names:
+        model.names = load_names(args.category_names)
     if args.verbose:
         print(f"{one_line(args.checkpoint)}: sha256 {sha256_of(args.checkpoint)}", file=sys.stderr)
     if not args.to_onnx:  # whose weights bfloat16 would round
@@ -245,28 +288,44 @@ def load_model(args: argparse.Namespace) -> Predictor:
 
 def predict_one(args: argparse.Namespace) -> None:
     """Print the predictions for one image, and draw the figures that are asked for."""
-    model, [path] = load_model(args), args.input
+    model = load_model(args)
+    [path] = args.input
     image = utils.load_image(path, size=model.image_size)
     view = utils.plain_view(image, model.image_size)
     [probs], [novelty] = model.predict_views(view[None])
-    likely = partial(results.most_likely, probs, float(novelty), model.categories, model.names)
-    table = results.format_table(likely(args.top_k, args.min_probability, args.min_novelty))
-    print(table, flush=True)
+    print(results.format_table(predictions_of(model, probs, float(novelty), args)), flush=True)
     if not (args.plot or args.heatmap):
         return
     from evaluation import plots  # here, because it takes a second
 
-    best = likely(max(args.top_k, MIN_PLOTTED))
-    best_names = display_names([p.category for p in best], model.names)
+    best = results.most_likely(model, probs, float(novelty), top_k=max(args.top_k, MIN_PLOTTED))
+    names = display_names([p.category for p in best], model.names)
     if args.plot:
-        caption = os.path.basename(path) + f" {results.UNLIKE}" * best[0].is_unusual()
-        bars = (best_names, [p.probability for p in best], caption)
-        save_figure(plots.prediction_bars(utils.thumbnail(image), *bars), args.plot)
+        caption = os.path.basename(path)
+        if best[0].is_unusual:
+            caption += f" {results.UNLIKE}"
+        best_probs = [p.probability for p in best]
+        figure = plots.prediction_bars(utils.thumbnail(image), names, best_probs, caption)
+        save_figure(figure, args.plot)
     if args.heatmap:
         from model import heat_map
 
         heat = heat_map(model, view, best[0].category).numpy()  # type: ignore[arg-type]
-        save_figure(plots.heat_map(view.transpose(1, 2, 0), heat, best_names[0]), args.heatmap)
+        save_figure(plots.heat_map(view.transpose(1, 2, 0), heat, names[0]), args.heatmap)
+
+
+def predictions_of(
+    model: Predictor, probs: np.ndarray, novelty: float, args: argparse.Namespace
+) -> list[results.Prediction]:
+    """Return the predictions for an image that the flags ask for."""
+    return results.most_likely(
+        model,
+        probs,
+        novelty,
+        top_k=args.top_k,
+        min_probability=args.min_probability,
+        min_novelty=args.min_novelty,
+    )
 
 
 def stream_all(
@@ -274,12 +333,20 @@ def stream_all(
 ) -> Iterator[Probabilities]:
     """Yield the probabilities of many images; torchrun's other processes compute a share."""
     model.prepare_for_many()
-    kind, workers = model.device_type, args.workers
-    batch_size = args.batch_size or devices.default_batch_size(kind, model.image_size)
-    workers = devices.default_workers(kind) if workers is None else workers
-    report: Callable[[str], object] = str if args.quiet else warn
-    work = partial(predict_stream, model, batch_size=batch_size, workers=workers, report=report)
-    for item in scatter_and_gather(paths, work, 16 * batch_size):
+    default = devices.default_batch_size(model.device_type, model.image_size)
+    batch_size = args.batch_size or default
+    workers = args.workers
+    if workers is None:
+        workers = devices.default_workers(model.device_type)
+
+    def report(message: str) -> None:
+        if not args.quiet:
+            warn(message)
+
+    def compute(paths: Iterable[str]) -> Iterator[Probabilities]:
+        return predict_stream(model, paths, batch_size=batch_size, workers=workers, report=report)
+
+    for item in scatter_and_gather(paths, compute, 16 * batch_size):
         if item.error:
             report(f"{item.path}: {item.error}")
         yield item
@@ -287,49 +354,71 @@ def stream_all(
 
 def predict_many(model: Predictor, args: argparse.Namespace) -> int:
     """Print or write predictions for any number of images; returns how many are unreadable."""
-    paths, summary, already = folders.find_files(args.input), results.Summary(), 0
-    settings = (model.categories, model.names, args.top_k, args.min_probability, args.min_novelty)
+    paths = folders.find_files(args.input)
+    summary = results.Summary(model.novelty_limit)
+    already = ""
 
-    def ranked(paths: Iterable[str]) -> Iterator[results.Result]:
+    def predict_all(paths: Iterable[str]) -> Iterator[results.Result]:
         for path, probs, novelty, error in stream_all(model, paths, args):
-            best = [] if probs is None else results.most_likely(probs, novelty, *settings)
+            best = [] if probs is None else predictions_of(model, probs, novelty, args)
             result = results.Result(path, best, error)
             summary.add(result)
             yield result
 
     if args.output:
-        made_with = {f"--{name}": vars(args)[name] for name in SETTINGS}
-        made_with |= model.settings() | {"--checkpoint": sha256_of(args.checkpoint)}
-        with OutputFile(args.output, args.resume, made_with) as output:
-            already, stream = output.done.total(), ranked(output.missing(paths))
+        settings = {f"--{name}": vars(args)[name] for name in SETTINGS}
+        settings |= model.settings() | {"--checkpoint": sha256_of(args.checkpoint)}
+        with OutputFile(args.output, args.resume, settings) as output:
+            count = output.done.total()
+            if count:
+                already = f", {count} were in {args.output} already"
+            stream = predict_all(output.missing(paths))
             if args.format:
-                stream = results.print_results(stream, args.format)
-            is_hidden = args.quiet or args.format or not sys.stderr.isatty()
-            output.write(tqdm(stream, unit=" images", disable=bool(is_hidden)))
+                stream = print_results(stream, args.format)
+            is_hidden = bool(args.quiet or args.format or not sys.stderr.isatty())
+            output.write(tqdm(stream, unit=" images", disable=is_hidden))
     else:
-        collections.deque(results.print_results(ranked(paths), args.format or "table"), maxlen=0)
+        stream = print_results(predict_all(paths), args.format or "table")
+        collections.deque(stream, maxlen=0)
     if not args.quiet:
-        suffix = f", {already} were in {args.output} already" if already else ""
-        print(f"{summary}{suffix}", file=sys.stderr)
+        print(f"{summary}{already}", file=sys.stderr)
     return summary.unreadable
 
 
 def evaluate(model: Predictor, args: argparse.Namespace) -> int:
     """Print how good a checkpoint is on labeled images; returns how many are unreadable."""
     labeled = utils.list_labeled(args.evaluate, model.class_to_idx, model.trained_on)
+    paths = [path for path, _ in labeled]
     if args.plot:
-        check_output("--plot", args.plot, "figure", [path for path, _ in labeled])
-    paths = [path for path, _ in labeled] + [*folders.find_files(args.unknown or ())]
-    items = list(stream_all(model, paths, args))
-    labels = [label for (_, label), x in zip(labeled, items, strict=False) if x.probs is not None]
-    probs, novelty = results.stack(items[: len(labeled)], f"--evaluate {args.evaluate}")
+        check_output("--plot", args.plot, "figure", paths)
+    unknown_paths = folders.find_files(args.unknown or ())
+    items = list(stream_all(model, [*paths, *unknown_paths], args))
+    known = items[: len(labeled)]
+    probs, novelty = results.stack(known, f"--evaluate {args.evaluate}")
+    pairs = zip(labeled, known, strict=True)
+    labels = [label for (_, label), item in pairs if item.probs is not None]
     names = display_names(model.categories, model.names)
-    min_novelty = args.min_novelty or results.UNUSUAL
-    lines = format_evaluation(probs, labels, names, args.min_probability, novelty, min_novelty)
+    min_novelty = args.min_novelty or model.novelty_limit
+    lines = format_evaluation(
+        probs,
+        labels,
+        names,
+        min_probability=args.min_probability,
+        novelty=novelty,
+        min_novelty=min_novelty,
+    )
     if args.unknown:
-        of_unknown = results.stack(items[len(labeled) :], f"--unknown {args.unknown[0]}")
-        lines += format_unknown(probs, novelty, *of_unknown, min_novelty)
-    print(*map(one_line, lines), sep="\n")
+        unknown = items[len(labeled) :]
+        unknown_probs, unknown_novelty = results.stack(unknown, f"--unknown {args.unknown[0]}")
+        lines += format_unknown(
+            probs=probs,
+            novelty=novelty,
+            unknown_probs=unknown_probs,
+            unknown_novelty=unknown_novelty,
+            min_novelty=min_novelty,
+        )
+    for line in lines:
+        print(one_line(line))
     if args.plot:
         from evaluation import plots
 
@@ -339,11 +428,12 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> None:
     """Write the model as an ONNX file, and compare it on images."""
-    model, paths = load_model(args), list(folders.find_files(args.input or ()))
+    model = load_model(args)
     from inference import onnx_export  # here, because it imports torch
 
-    paths = paths[:: math.ceil(len(paths) / CALIBRATION_IMAGES) or 1]
-    views = [utils.load_plain_view(path, model.image_size) for path in paths]
+    paths = list(folders.find_files(args.input or ()))
+    step = max(1, math.ceil(len(paths) / CALIBRATION_IMAGES))
+    views = [utils.load_plain_view(path, model.image_size) for path in paths[::step]]
     for line in onnx_export.export(model, args.to_onnx, views, args.int8):
         print(line, flush=True)
 

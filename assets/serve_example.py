@@ -14,7 +14,8 @@ import tempfile
 from flask import Flask, Response, request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from inference.results import Result, format_result
+from inference.formats import FORMATS
+from inference.results import Result
 from predict import load_predictor, predict
 from system.messages import UserError
 
@@ -25,16 +26,18 @@ model = load_predictor(sys.argv[1])  # requests share it
 
 @app.post("/predict")
 def predict_upload() -> Response:
-    upload, predictions, error = request.files["image"], [], ""  # without it, status 400
+    upload = request.files["image"]  # without it, status 400
+    name = upload.filename or ""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "image")
         upload.save(path)
         try:
             [predictions] = predict(model, [path], top_k=3)
-        except UserError as reason:
-            error = str(reason).removeprefix(f"{path}: ")
-    text = format_result(Result(upload.filename or "", predictions, error), "jsonl", True)
-    return Response(text, 400 if error else 200, mimetype="application/json")
+            result = Result(name, predictions)
+        except UserError as error:
+            result = Result(name, [], str(error).removeprefix(f"{path}: "))
+    text = FORMATS["jsonl"].row(result)
+    return Response(text, 400 if result.error else 200, mimetype="application/json")
 
 
 if __name__ == "__main__":

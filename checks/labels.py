@@ -21,8 +21,8 @@ from checks.data_folder import print_findings
 from checks.findings import Finding, compare, finding_of
 from checks.near_duplicates import Batches, Pairs, connect, embed, find_pairs
 from image_files.names import display_names
-from inference.results import UNUSUAL
 from model import Head
+from networks.novelty import NOVELTY_LIMIT
 from system.messages import UserError, shorten, warn
 from training import fitting
 from training.sampling import divide_into_folds, in_several_folds
@@ -122,7 +122,7 @@ def check_labels(
         names=display_names(categories, names),
     )
     issues += pair_findings(images, pairs)
-    issues += outlier_findings(images, result.novelty, UNUSUAL)
+    issues += outlier_findings(images, result.novelty, NOVELTY_LIMIT)
     print_findings(issues)
     return accuracy + issues
 

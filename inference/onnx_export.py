@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,9 +20,12 @@ from system.files import write_atomically
 from system.messages import UserError, shorten, warn
 from system.scripts import import_optional, silenced
 
+if TYPE_CHECKING:
+    import onnx
+
 EXPORT_PACKAGES = ("onnx", "onnxscript")
 OPSET = 18  # of ONNX's operators; fixed, so that the file does not depend on torch's version
-FEW = 8  # images that are too few to calibrate on, if there are fewer; benchmarks/README.md
+MIN_CALIBRATION = 8  # images that calibrate well enough; benchmarks/README.md
 MAX_DIFFERENCE = 1e-4  # in probability and novelty
 
 
@@ -70,37 +73,41 @@ def export(
         is_int8: calibrate 8-bit integers on the views, instead of computing in 32-bit floats.
 
     Raises:
-        UserError: see `export_onnx`; or the outputs differ by more than MAX_DIFFERENCE.
+        UserError: a package is missing, the exporter fails, the file cannot be written, or, in
+            32-bit floats, an output differs by more than MAX_DIFFERENCE.
     """
-    size = classifier.image_size
     if views:  # first, because an export takes its time
         import_optional("--to_onnx with --input or --int8", "onnxruntime")
         expected = predict_all(classifier, views)
+    if is_int8 and len(views) < MIN_CALIBRATION:
+        count = f"{len(views)} images; {MIN_CALIBRATION} are needed"
+        warn(f"{path}: calibrated on {count}, of many kinds")
     module = ImagesToProbabilities(
         classifier, classifier.means, classifier.stds, classifier.has_novelty
     )
-    metadata = classifier.metadata()
-    export_onnx(module, size, path, metadata, views if is_int8 else ())
+    calibration = views if is_int8 else ()
+    export_onnx(module, classifier.image_size, path, classifier.metadata(), calibration)
     yield f"saved {path}"
     if not views:
         return
-    outputs = predict_all(OnnxModel(path, [size], lambda _: metadata["preprocessing"]), views)
-    if is_int8:
-        if len(views) < FEW:
-            warn(f"{path}: calibrated on {len(views)} images; {FEW} are needed, of many kinds")
-        same = (outputs[0].argmax(1) == expected[0].argmax(1)).sum()
-        difference = np.abs(outputs[0] - expected[0]).max()
-        yield f"int8: {same} of {len(views)} images keep their most likely category"
-        yield f"largest difference in probability: {difference:.1e}"
-    else:
-        difference = largest_difference(outputs, expected, path)
-        yield f"largest difference in probability or novelty: {difference:.1e}"
+    outputs = predict_all(OnnxModel(path), views)
+    same = (outputs[0].argmax(1) == expected[0].argmax(1)).sum()
+    precision = "int8" if is_int8 else "float32"
+    yield f"{precision}: {same} of {len(views)} images keep their most likely category"
+    of_probs = largest_difference(outputs[0], expected[0])
+    of_novelty = largest_difference(outputs[1], expected[1])
+    yield f"largest difference in probability: {of_probs:.1e}, in novelty: {of_novelty:.1e}"
+    is_equal = of_probs <= MAX_DIFFERENCE and of_novelty <= MAX_DIFFERENCE  # NaN is not
+    if not is_int8 and not is_equal:
+        raise UserError(f"{path}: its outputs differ from the checkpoint's: do not use it")
 
 
-def predict_all(predictor: Predictor, views: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return probabilities and novelty of views, one by one."""
+def predict_all(predictor: Predictor, views: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities (N, num_classes) and novelty (N,) of N views, one by one."""
     outputs = [predictor.predict_views(view[None]) for view in views]
-    return [np.concatenate(arrays) for arrays in zip(*outputs, strict=True)]
+    probs = np.concatenate([probs for probs, _ in outputs])
+    novelty = np.concatenate([novelty for _, novelty in outputs])
+    return probs, novelty
 
 
 def export_onnx(
@@ -117,8 +124,8 @@ def export_onnx(
 
     Args:
         metadata: is stored in the file, with its precision; values that are not text as JSON.
-        calibration: images, (3, image_size, image_size) uint8 each, of which the convolutions get
-            8-bit integers; see `quantize`. Without, they stay in 32-bit floats.
+        calibration: images, (3, image_size, image_size) uint8 each, from which the convolutions get
+            8-bit integers. Without, they stay in 32-bit floats.
 
     Raises:
         UserError: a package is missing, the exporter fails, or the file cannot be written.
@@ -155,7 +162,7 @@ def export_onnx(
     write_atomically(path, lambda file: file.write(content))
 
 
-def _remove_exporter_notes(proto) -> None:
+def _remove_exporter_notes(proto: onnx.ModelProto) -> None:
     """Remove what the exporter notes for its developers, such as paths on this machine."""
     graph = proto.graph
     nodes = [node for holder in (graph, *proto.functions) for node in holder.node]
@@ -165,23 +172,10 @@ def _remove_exporter_notes(proto) -> None:
         item.ClearField("metadata_props")
 
 
-def largest_difference(
-    outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], path: str | os.PathLike
-) -> float:
-    """Return the largest difference between a file's outputs and the expected ones.
-
-    Where both are NaN, as the novelty without a detector, they do not differ.
-
-    Raises:
-        UserError: it is above MAX_DIFFERENCE.
-    """
-    difference = 0.0
-    for output, values in zip(outputs, expected, strict=True):
-        both = np.isnan(output) & np.isnan(values)
-        difference = np.maximum(difference, np.abs(output - values)[~both].max(initial=0))
-    if not difference <= MAX_DIFFERENCE:  # NaN is not
-        raise UserError(f"{path}: its outputs differ by {difference:.1e}: do not use it")
-    return float(difference)
+def largest_difference(output: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference between two arrays; NaN if only one of them has a NaN."""
+    both_missing = np.isnan(output) & np.isnan(expected)  # as the novelty without a detector
+    return float(np.abs(output - expected)[~both_missing].max(initial=0))
 
 
 # The head and the novelty stay in 32 bits: they take no time, and quantized, the novelty is wrong
@@ -189,7 +183,7 @@ def largest_difference(
 OPERATORS = ["Conv", "Relu", "MaxPool"]
 
 
-def quantize(model: Any, images: Sequence[np.ndarray]) -> Any:
+def quantize(model: onnx.ModelProto, images: Sequence[np.ndarray]) -> onnx.ModelProto:
     """Return a model whose convolutions compute in 8-bit integers, by onnxruntime's own tools.
 
     Weights get a scale for each output channel, activations one for each layer: from 0 to the
@@ -197,7 +191,6 @@ def quantize(model: Any, images: Sequence[np.ndarray]) -> Any:
     on processors without VNNI, silently.
 
     Args:
-        model: onnx.ModelProto.
         images: (3, image_size, image_size) uint8 each, such as those of the training.
     """
     import onnx

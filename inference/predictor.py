@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from system.messages import UserError
-from system.workers import map_ahead
 
 
 class Probabilities(NamedTuple):
@@ -31,6 +29,7 @@ class Predictor:
         names: category -> name; empty if they are not known.
         means, stds: of the images, three each, range 0-1.
         image_size: pixels of the view's side.
+        novelty_limit: an image with less novelty is reported to resemble none of the categories.
         has_novelty: whether `predict_views` computes the novelty.
         device_type: "cpu", "cuda" or "mps".
         trained_on: the data folder of the training; empty if it is not known.
@@ -42,12 +41,13 @@ class Predictor:
     means: Sequence[float]
     stds: Sequence[float]
     image_size: int
+    novelty_limit: float
     has_novelty: bool
     device_type: str = "cpu"
     trained_on: str = ""
 
     def prepare(self, device: str, precision: str) -> None:
-        """Move to a device, "cpu" or "gpu", and to a precision (see `devices.PRECISIONS`).
+        """Move to a device, "cpu" or "gpu", and to a precision, one of `devices.PRECISIONS`.
 
         Raises:
             UserError: they are not available.
@@ -60,7 +60,7 @@ class Predictor:
     def compute(
         self, views: np.ndarray, means: Sequence[float], stds: Sequence[float]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return probabilities and novelty; see `predict_views`, which checks them."""
+        """Return probabilities and novelty of at least one view, for `predict_views`."""
         raise NotImplementedError
 
     def predict_views(
@@ -91,37 +91,6 @@ class Predictor:
         """Raise UserError if `min_novelty` is above 0, and there is no novelty."""
         if min_novelty and not self.has_novelty:
             raise UserError("the checkpoint has no novelty, which min_novelty needs: train again")
-
-    def stream(
-        self,
-        paths: Iterable[str],
-        load_view: Callable[[str], np.ndarray],
-        batch_size: int,
-        workers: int,
-    ) -> Iterator[Probabilities]:
-        """Yield probabilities and novelty of any number of images, in their order.
-
-        Args:
-            load_view: path -> (3, image_size, image_size) uint8, or a UserError.
-            workers: threads that load a few views ahead; 0 loads each when it is its turn.
-
-        Raises:
-            UserError: a probability is not finite.
-        """
-
-        def load(path: str) -> tuple[str, np.ndarray | None, str]:
-            try:
-                return path, load_view(path), ""
-            except UserError as error:
-                return path, None, str(error).removeprefix(f"{path}: ")
-
-        loaded = map_ahead(load, paths, workers, 2 * batch_size + workers)
-        while batch := list(itertools.islice(loaded, batch_size)):
-            views = [view for _, view, _ in batch if view is not None]
-            outputs = zip(*self.predict_views(views), strict=True)
-            for path, view, error in batch:
-                probs, novelty = (None, math.nan) if view is None else next(outputs)
-                yield Probabilities(path, probs, float(novelty), error)
 
     def all_names(self) -> list[str]:
         """Return the name of each category, or the category itself."""

@@ -34,7 +34,7 @@ import predict
 import train
 import utils
 from image_files.digests import digest_of_file
-from inference.results import COLUMNS
+from inference.formats import COLUMNS
 from networks import novelty
 from system import scripts
 from training import features

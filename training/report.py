@@ -18,7 +18,7 @@ from PIL import Image
 
 from evaluation.metrics import category_metrics, confident_mistakes
 from image_files.names import display_names
-from inference.results import UNUSUAL
+from networks.novelty import NOVELTY_LIMIT
 from system.files import save_figure, write_csv
 from training.features import Settings
 from training.fitting import Evaluation
@@ -120,8 +120,8 @@ def format_results(path: Path, evaluation: Evaluation) -> str:
     test = {name: f"{value:.1%}" for name, value in evaluation.metrics.items()}
     unusual = "no novelty: no category has two different images in train"
     if evaluation.detector is not None:
-        count = int((evaluation.novelty < UNUSUAL).sum())
-        unusual = f"{count} of these images resemble no category (novelty below {UNUSUAL})"
+        count = int((evaluation.novelty < NOVELTY_LIMIT).sum())
+        unusual = f"{count} of these images resemble no category (novelty below {NOVELTY_LIMIT})"
     return (
         f"test accuracy {test['test_accuracy']} ({len(evaluation.probs)} images), top-5 "
         f"{test['test_top5_accuracy']}, mean of the categories {test['test_class_accuracy']}\n"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -34,6 +35,7 @@ from inference.onnx_export import (
 )
 from inference.onnx_model import OnnxModel
 from model import FORMAT_VERSION, Backbone, Classifier, Head, load_checkpoint, load_weights
+from networks.novelty import NOVELTY_LIMIT
 from system.messages import UserError
 
 MEANS, STDS = [0.4, 0.45, 0.5], [0.25, 0.3, 0.2]  # neither the default nor the checkpoint's
@@ -41,7 +43,7 @@ SIZE = 64  # of images, in pixels
 UNUSUAL = os.fsdecode(b"\xff")  # a folder's name that is not text
 METADATA = {"text": "plain ü", "categories": ["ü", UNUSUAL, "a"], "number": 0.25}
 METADATA |= {"names": ["ü", "unusual", "a"], "means": MEANS, "stds": STDS}
-METADATA |= {"preprocessing": utils.describe_plain_view(SIZE)}
+METADATA |= {"novelty_limit": 0.003, **utils.preprocessing(SIZE)}
 
 
 def small_classifier(backbone=None, **changes) -> Classifier:
@@ -112,16 +114,18 @@ def difference(outputs, others) -> float:
     return max(float(np.abs(a - b).max()) for a, b in pairs)
 
 
-def load_onnx(path, size=SIZE) -> OnnxModel:
-    """Load a file for images of one size."""
-    return OnnxModel(path, [size], utils.describe_plain_view)
-
-
-def outputs_of(path, images, size=SIZE):
+def outputs_of(path, images):
     """Return what onnxruntime computes of images, four at a time."""
-    model = load_onnx(path, size)
+    model = OnnxModel(path)
     outputs = [model.predict_views(images[i : i + 4]) for i in range(0, len(images), 4)]
     return [np.concatenate(arrays) for arrays in zip(*outputs, strict=True)]
+
+
+def differences_in(line: str) -> list[float]:
+    """Parse the largest differences in probability and novelty."""
+    number = "([0-9.e+-]+)"
+    pattern = f"largest difference in probability: {number}, in novelty: {number}"
+    return [float(text) for text in re.fullmatch(pattern, line).groups()]
 
 
 def test_the_module_gives_the_classifiers_probabilities_and_novelty():
@@ -173,26 +177,34 @@ def test_a_file_predicts_as_its_model_does(exported, count):
 def test_a_file_for_large_images_predicts_as_its_model_does(packages, tmp_path):
     """They pass through the network at two scales."""
     classifier = small_classifier(image_size=256)
-    metadata = METADATA | {"preprocessing": utils.describe_plain_view(256)}
+    metadata = METADATA | utils.preprocessing(256)
     export_onnx(module_of(classifier), 256, tmp_path / "large.onnx", metadata)
     images = np.stack([np.asarray(draw(k, k, 256, 256)) for k in range(3)])
     images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    outputs = outputs_of(tmp_path / "large.onnx", images, 256)
+    outputs = outputs_of(tmp_path / "large.onnx", images)
     assert difference(outputs, classifier.predict_views(images)) < 1e-5
 
 
-def test_outputs_that_differ_are_an_error(exported):
-    classifier, path = exported
-    outputs, expected = outputs_of(path, views()), classifier.predict_views(views())
-    assert 0 <= largest_difference(outputs, expected, path) < 1e-5
-    for change in (2 * onnx_export.MAX_DIFFERENCE, -0.25, np.nan):
-        for number in range(2):  # in probabilities and in novelty
-            other = [array.copy() for array in expected]
-            other[number][-1] += change
-            with pytest.raises(UserError, match=f"^{re.escape(str(path))}: its outputs differ"):
-                largest_difference(outputs, other, path)
-    missing = np.full(3, np.nan)
-    assert largest_difference([missing], [missing], path) == 0  # without a detector
+def test_the_largest_difference_counts_a_missing_value():
+    assert largest_difference(np.array([0.5, 0.25]), np.array([0.5, 0.5])) == 0.25
+    missing = np.array([np.nan, 0.25])
+    assert largest_difference(missing, missing) == 0  # without a detector
+    assert math.isnan(largest_difference(missing, np.array([0.5, 0.25])))
+
+
+@pytest.mark.parametrize("change", [2 * onnx_export.MAX_DIFFERENCE, -0.25, np.nan])
+@pytest.mark.parametrize("output", ["probability", "novelty"])
+def test_outputs_that_differ_are_an_error(packages, tmp_path, monkeypatch, change, output):
+    def changed(predictor, views):
+        probs, novelty = predict_all(predictor, views)
+        if isinstance(predictor, OnnxModel):
+            (probs if output == "probability" else novelty)[-1] += change
+        return probs, novelty
+
+    monkeypatch.setattr(onnx_export, "predict_all", changed)
+    path = tmp_path / "model.onnx"
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: its outputs differ"):
+        list(export(small_classifier(), path, list(views())))
 
 
 def test_imagenet_weights_predict_the_same_on_photographs(
@@ -215,9 +227,11 @@ def test_imagenet_weights_predict_the_same_on_photographs(
     assert len(photographs) == 17
     assert expected.std(0).min() > 0.05  # the predictions differ
     path = tmp_path / "model.onnx"
-    saved, compared = export(classifier, path, photographs)
-    assert saved == f"saved {path}" and float(compared.split(": ")[1]) < 1e-4
-    outputs = predict_all(load_onnx(path, utils.CROP), photographs)
+    saved, same, largest = export(classifier, path, photographs)
+    assert saved == f"saved {path}"
+    assert same == "float32: 17 of 17 images keep their most likely category"
+    assert max(differences_in(largest)) < 1e-4
+    outputs = predict_all(OnnxModel(path), photographs)
     assert difference(outputs[:1], [expected]) < 1e-4
     path.unlink()  # 61 MB
 
@@ -239,8 +253,8 @@ def test_integers_keep_the_predictions_for_photographs(
     path = tmp_path / "int8.onnx"
     saved, kept, largest = export(classifier, path, photographs[:8], is_int8=True)
     assert kept == "int8: 8 of 8 images keep their most likely category"
-    assert float(largest.removeprefix("largest difference in probability: ")) < 0.1
-    model = load_onnx(path, utils.CROP)
+    assert differences_in(largest)[0] < 0.1
+    model = OnnxModel(path)
     assert model.precision == "int8" and metadata_of(path)["precision"] == "int8"
     probs, _ = predict_all(model, photographs[8:])
     expected, _ = predict_all(classifier, photographs[8:])
@@ -373,12 +387,10 @@ def by_command(packages, trained, images, tmp_path_factory):
 def test_the_flag_writes_a_file_and_compares_an_image(by_command, trained):
     done, path = by_command
     assert done.returncode == 0 and done.stderr == ""
-    first, second = done.stdout.splitlines()
-    assert first == f"saved {path}"
-    assert (
-        float(re.fullmatch("largest difference in probability or novelty: ([0-9.e-]+)", second)[1])
-        < 1e-4
-    )
+    saved, same, largest = done.stdout.splitlines()
+    assert saved == f"saved {path}"
+    assert same == "float32: 1 of 1 images keep their most likely category"
+    assert max(differences_in(largest)) < 1e-4
     size = trained.checkpoint.stat().st_size
     assert path.stat().st_size == pytest.approx(size, rel=0.01)  # no weights are stored twice
 
@@ -386,7 +398,7 @@ def test_the_flag_writes_a_file_and_compares_an_image(by_command, trained):
 def test_the_file_of_a_checkpoint_predicts_as_the_library_does(by_command, trained, images):
     paths = sorted((images / "test").rglob("*.jpg"))[::2]
     photographs = [utils.load_plain_view(path) for path in paths]
-    probs, novelty = predict_all(load_onnx(by_command[1], utils.CROP), photographs)
+    probs, novelty = predict_all(OnnxModel(by_command[1]), photographs)
     classifier = load_checkpoint(trained.checkpoint)
     ranked = predict.predict(classifier, paths, top_k=9, means=MEANS, stds=STDS)
     assert len(np.unique(novelty)) > 1
@@ -402,8 +414,10 @@ def test_the_file_of_a_checkpoint_describes_its_input_and_categories(by_command,
     metadata = metadata_of(by_command[1])
     assert json.loads(metadata["categories"]) == list(CATEGORIES)
     assert json.loads(metadata["names"]) == ["1", "10", "gänseblümchen", "x y"]
-    for word in ("upright", "RGB", "256", "bilinear", "antialias", "224", "uint8"):
-        assert word in metadata["preprocessing"]
+    assert metadata["resize"] == "256" and metadata["image_size"] == "224"
+    for key, number in utils.preprocessing(224).items():
+        assert json.loads(metadata[key]) == number
+    assert json.loads(metadata["novelty_limit"]) == NOVELTY_LIMIT
     assert metadata["arch"] == "vgg16"
     assert metadata["format_version"] == str(FORMAT_VERSION)
     assert json.loads(metadata["means"]) == MEANS

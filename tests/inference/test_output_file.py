@@ -1,11 +1,13 @@
 """inference.output_file: growing, resuming, and what an output was made with."""
 
 import os
+from pathlib import Path
 
 import pytest
-from conftest import held_by_another_process
-from test_results import EXAMPLES, NOT_TEXT, PATHS, file_formats
+from conftest import full_disk, held_by_another_process
+from test_formats import EXAMPLES, NOT_TEXT, PATHS, file_formats
 
+from inference.formats import COLUMNS
 from inference.output_file import OutputFile
 from system.messages import UserError
 
@@ -19,37 +21,90 @@ def write(path, content) -> bytes:
     return path.read_bytes()
 
 
+def partial_of(path) -> bytes:
+    """Return FILE.partial after a run that was interrupted when all results were in it."""
+    with OutputFile(str(path), False, SETTINGS) as output:
+        with pytest.raises(KeyboardInterrupt):
+            output.write(interrupted(EXAMPLES))
+    return Path(f"{path}.partial").read_bytes()
+
+
+def interrupted(results):
+    yield from results
+    raise KeyboardInterrupt
+
+
 @file_formats
 def test_an_output_that_is_cut_off_anywhere_is_completed(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)  # a thousand of them take seconds
     path, partial = tmp_path / f"out.{kind}", tmp_path / f"out.{kind}.partial"
-    lengths = [len(write(path, EXAMPLES[:count])) for count in range(1, len(EXAMPLES) + 1)]
-    complete = path.read_bytes()
+    complete = write(path, EXAMPLES)
+    path.unlink()
+    lines = partial_of(path)
+    ends = [end for end in range(1, len(lines) + 1) if lines[end - 1] == ord("\n")]
+    assert len(ends) == len(EXAMPLES)
     by_path = {result.path: result for result in EXAMPLES}
-    for length in range(len(complete) + 1):
-        path.unlink()
-        partial.write_bytes(complete[:length])
+    for length in range(len(lines) + 1):
+        path.unlink(missing_ok=True)
+        partial.write_bytes(lines[:length])
         with OutputFile(str(path), True, SETTINGS) as output:
             missing = list(output.missing(PATHS))
             output.write(by_path[path] for path in missing)
         assert path.read_bytes() == complete, length
-        stored = sum(end <= length for end in lengths)
-        assert len(missing) <= len(EXAMPLES) - stored + (kind == "csv")  # its last may lack rows
+        assert len(missing) == len(EXAMPLES) - sum(end <= length for end in ends)
     assert sorted(os.listdir(tmp_path)) == [path.name, f"{path.name}.settings"]
 
 
-@file_formats
-def test_a_cut_off_result_of_an_image_that_is_no_longer_there_is_removed(tmp_path, kind):
-    path, partial = tmp_path / f"out.{kind}", tmp_path / f"out.{kind}.partial"
-    expected = write(path, EXAMPLES[:2])
-    complete = write(path, EXAMPLES[:3])
-    assert expected.endswith(b"\n") and complete.endswith(b"\n")
+@pytest.mark.parametrize("rest", [b"\0" * 500, b"\n", b"[]\n", b'{"pa\n', b"\xff\n"])
+def test_what_a_power_failure_leaves_is_computed_again(tmp_path, rest):
+    path, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial"
+    complete = write(path, EXAMPLES)
     path.unlink()
-    partial.write_bytes(complete[: len(expected) + 10])  # within the third result
-    by_path = {result.path: result for result in EXAMPLES}
+    lines = partial_of(path).splitlines(keepends=True)
+    partial.write_bytes(b"".join(lines[:2]) + rest + b"".join(lines[4:]))
     with OutputFile(str(path), True, SETTINGS) as output:
-        output.write(by_path[image] for image in output.missing(PATHS[:2]))
+        assert output.done.total() == 2
+        output.write(EXAMPLES[2:])
+    assert path.read_bytes() == complete
+
+
+def test_an_output_is_written_after_its_last_result(tmp_path):
+    """What is there until then is the old one."""
+    path = tmp_path / "out.csv"
+    before = write(path, EXAMPLES[:1])
+    partial_of(path)
+    assert path.read_bytes() == before
+    with OutputFile(str(path), True, SETTINGS) as output:
+        assert list(output.missing(PATHS)) == []
+        output.write([])
+    assert path.read_bytes() != before and not (tmp_path / "out.csv.partial").exists()
+
+
+@file_formats
+def test_a_full_disk_preserves_the_results(tmp_path, kind):
+    path, results = tmp_path / f"out.{kind}", EXAMPLES * 200
+    expected = write(path, results)
+    path.unlink()
+    with full_disk(20_000), OutputFile(str(path), False, SETTINGS) as output:
+        with pytest.raises(UserError, match=f"out.{kind}.*: cannot write it: File too large"):
+            output.write(results)
+    with OutputFile(str(path), True, SETTINGS) as output:
+        stored = output.done.total()
+        assert 50 < stored < 200
+        output.write(results[stored:])
     assert path.read_bytes() == expected
+
+
+@file_formats
+def test_a_complete_output_without_its_last_line_end_is_continued(tmp_path, kind):
+    """As some editors leave it: the next result begins a line."""
+    path = tmp_path / f"out.{kind}"
+    complete = write(path, EXAMPLES)
+    path.write_bytes(write(path, EXAMPLES[:3]).removesuffix(b"\n"))
+    with OutputFile(str(path), True, SETTINGS) as output:
+        assert output.done.total() == 3
+        output.write(EXAMPLES[3:])
+    assert path.read_bytes() == complete
 
 
 @file_formats
@@ -92,10 +147,30 @@ def test_a_file_of_another_program_is_not_replaced(tmp_path, kind, suffix, resum
     foreign.write_text(FOREIGN[kind])
     if suffix and not resume:
         return  # a file of this name is this program's
-    with pytest.raises(UserError, match=rf"out\.{kind}.* exists and is no \.{kind} file of this"):
+    name = "jsonl" if suffix else kind  # an interrupted output is always JSON lines
+    message = rf"out\.{kind}{suffix}: exists and is no \.{name} file of this program"
+    with pytest.raises(UserError, match=message):
         OutputFile(str(path), resume, SETTINGS).__enter__()
     assert foreign.read_text() == FOREIGN[kind]
     assert not list(tmp_path.glob("*.lock"))
+
+
+DAMAGED = {
+    "csv": ",".join(COLUMNS) + "\na.jpg,2,1,one,0.9,,\n",  # its first rank is missing
+    "json": '[\n{"path": "a.jpg", "predictions": []}',
+    "jsonl": '{"path": "a.jpg"}\n',
+}
+
+
+@file_formats
+def test_a_damaged_output_is_not_continued(tmp_path, kind):
+    path = tmp_path / f"out.{kind}"
+    write(path, EXAMPLES)
+    path.write_text(DAMAGED[kind])
+    with pytest.raises(UserError, match=rf"exists and is no \.{kind} file of this program"):
+        OutputFile(str(path), True, SETTINGS).__enter__()
+    assert path.read_text() == DAMAGED[kind]
+    assert sorted(os.listdir(tmp_path)) == [path.name, f"{path.name}.settings"]
 
 
 CHANGES = {"--top_k": 2, "--checkpoint": "other", "--means": [0.5, 0.5, 0.5]}
@@ -107,7 +182,7 @@ def test_an_output_that_was_made_with_other_settings_is_not_continued(tmp_path, 
     path = tmp_path / "out.csv"
     write(path, EXAMPLES)
     if not is_complete:
-        path.rename(tmp_path / "out.csv.partial")
+        partial_of(path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     with pytest.raises(UserError, match=f"out.csv was made with another {flag} \\("):
         OutputFile(str(path), True, SETTINGS | {flag: CHANGES[flag]}).__enter__()
@@ -153,12 +228,3 @@ def test_an_output_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file/a.csv: cannot write it"):
         OutputFile(str(tmp_path / "file" / "a.csv"), False, {}).__enter__()
-
-
-def test_an_output_from_before_there_was_novelty_is_replaced_and_not_resumed(tmp_path):
-    path = tmp_path / "out.csv"
-    path.write_text("path,rank,category,name,probability,error\na.jpg,1,2,two,0.500000,\n")
-    with pytest.raises(UserError, match="out.csv.settings"):
-        with OutputFile(str(path), True, SETTINGS):
-            pass
-    assert b"two" not in write(path, EXAMPLES[:1])
