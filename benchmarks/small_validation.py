@@ -97,8 +97,8 @@ def cross_validate(
 
 
 def temperature_of(logits: torch.Tensor, labels: torch.Tensor, weight: float) -> float:
-    """Call `fit_temperature` with another weight of the usual temperature."""
-    with mock.patch.object(metrics, "USUAL_WEIGHT", weight):
+    """Call `fit_temperature` with another weight of the prior temperature."""
+    with mock.patch.object(calibration, "PRIOR_WEIGHT", weight):
         return calibration.fit_temperature(logits, labels)
 
 
@@ -136,7 +136,7 @@ def choose_temperatures(
         "none": 1.0,
         "valid": temperature_of(valid, labels, 0.0),
         "cross-validation": temperature_of(crossed, own, 0.0),
-        f"valid, usually {calibration.USUAL_TEMPERATURE}": calibration.fit_temperature(
+        f"valid, usually {calibration.PRIOR_TEMPERATURE}": calibration.fit_temperature(
             valid, labels
         ),
     }

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 
 CALIBRATION_BINS = 15  # of equal width; Guo et al. 2017
 TEMPERATURES = [2 ** (step / 20) for step in range(-40, 41)]  # 1/4 to 4
-# Where `fit_temperature` starts from, and with which weight; measured in benchmarks/README.md.
-USUAL_TEMPERATURE, USUAL_WEIGHT = 0.4, 4.0
+# What `fit_temperature` assumes before it sees images; measured in benchmarks/README.md.
+PRIOR_TEMPERATURE = 0.4
+PRIOR_WEIGHT = 4.0
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -26,14 +27,16 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
 
     It makes probabilities agree with the share of correct predictions: it is the one of
     TEMPERATURES with the lowest cross entropy (Guo et al. 2017), summed over N. To that is added
-    USUAL_WEIGHT times the square of its distance from USUAL_TEMPERATURE, in powers of two, so that
+    PRIOR_WEIGHT times the square of its distance from PRIOR_TEMPERATURE, in powers of two, so that
     a few images that are all predicted correctly do not ask for 0.
     """
-    logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
+    logits = np.asarray(logits, np.float64)
+    labels = np.asarray(labels, np.int64)
 
     def loss(temperature: float) -> float:
         log_probs = log_softmax(logits / temperature)[np.arange(len(labels)), labels]
-        return USUAL_WEIGHT * math.log2(temperature / USUAL_TEMPERATURE) ** 2 - log_probs.sum()
+        distance = math.log2(temperature / PRIOR_TEMPERATURE)
+        return PRIOR_WEIGHT * distance**2 - log_probs.sum()
 
     return min(TEMPERATURES, key=loss)
 
@@ -53,14 +56,17 @@ def calibration_bins(probs: ArrayLike, correct: ArrayLike) -> CalibrationBins:
         probs: (N,) probability (0-1) of each prediction.
         correct: (N,) bool, whether it equals the label.
     """
-    probs, correct = np.asarray(probs, np.float64), np.asarray(correct, np.float64)
+    probs = np.asarray(probs, np.float64)
     bins = (probs * CALIBRATION_BINS).astype(int).clip(0, CALIBRATION_BINS - 1)
-    columns = (None, probs, correct)
-    return CalibrationBins(*(np.bincount(bins, c, CALIBRATION_BINS) for c in columns))
+    return CalibrationBins(
+        counts=np.bincount(bins, minlength=CALIBRATION_BINS),
+        probs=np.bincount(bins, probs, CALIBRATION_BINS),
+        correct=np.bincount(bins, np.asarray(correct, np.float64), CALIBRATION_BINS),
+    )
 
 
 def calibration_error(probs: ArrayLike, correct: ArrayLike) -> float:
-    """Return the expected calibration error (fraction 0-1): see `calibration_bins`.
+    """Return the expected calibration error (fraction 0-1) of (N,) predictions.
 
     It is the mean difference between the probability of a bin's predictions and the share of them
     that are correct, weighted by their number (Guo et al. 2017).

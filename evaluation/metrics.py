@@ -22,9 +22,10 @@ def metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     Returns:
         "loss" (cross entropy, mean over N) and, as fractions 0-1: "accuracy", "top5_accuracy" (the
         label is among the 5 highest), "class_accuracy" (mean of each category's accuracy) and
-        "ece" (see `calibration_error`).
+        "ece" (expected calibration error).
     """
-    logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
+    logits = np.asarray(logits, np.float64)
+    labels = np.asarray(labels, np.int64)
     log_probs = log_softmax(logits)
     predictions = logits.argmax(1)
     correct = predictions == labels
@@ -47,8 +48,9 @@ def auroc(known: ArrayLike, unknown: ArrayLike) -> float:
     It is the probability that an unknown image has a lower score than a known one; an equal score
     counts half.
     """
-    known, unknown = np.sort(np.asarray(known, np.float64)), np.asarray(unknown, np.float64)
-    lower, not_higher = (np.searchsorted(known, unknown, side) for side in ("left", "right"))
+    known = np.sort(np.asarray(known, np.float64))
+    lower = np.searchsorted(known, unknown, "left")  # known scores, for each unknown one
+    not_higher = np.searchsorted(known, unknown, "right")
     return float(1 - (lower + not_higher).mean() / 2 / len(known))
 
 
@@ -84,9 +86,10 @@ def confident_mistakes(labels: ArrayLike, probs: ArrayLike) -> np.ndarray:
     Args:
         labels, probs: (N,) and (N, num_classes).
     """
-    labels, probs = np.asarray(labels), np.asarray(probs)
+    probs = np.asarray(probs)
+    is_incorrect = probs.argmax(1) != np.asarray(labels)
     order = np.argsort(-probs.max(1), kind="stable")
-    return order[(probs.argmax(1) != labels)[order]]
+    return order[is_incorrect[order]]
 
 
 def category_metrics(
@@ -98,22 +101,24 @@ def category_metrics(
     its images that are predicted correctly, F1 their harmonic mean; a share of none is NaN.
     """
     counts = confusion_counts(labels, predictions, num_classes)
-    images, predicted, correct = counts.sum(1), counts.sum(0), counts.diagonal()
+    images = counts.sum(1)
+    predicted = counts.sum(0)
+    correct = counts.diagonal()
     with np.errstate(invalid="ignore"):
-        columns = {
-            "images": images,
-            "precision": correct / predicted,
-            "recall": correct / images,
-            "f1": 2 * correct / (images + predicted),
-        }
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+        precision = correct / predicted
+        recall = correct / images
+        f1 = 2 * correct / (images + predicted)
+    return [
+        {"images": int(n), "precision": float(p), "recall": float(r), "f1": float(f)}
+        for n, p, r, f in zip(images, precision, recall, f1, strict=True)
+    ]
 
 
 def format_evaluation(
     probs: ArrayLike,
     labels: ArrayLike,
     names: Sequence[str],
+    *,
     min_probability: float = 0.0,
     novelty: ArrayLike = math.nan,
     min_novelty: float = 0.0,
@@ -128,16 +133,17 @@ def format_evaluation(
         min_novelty: unless novelty is NaN, a line says how many images have less.
         max_confusions: number of pairs of categories that are listed.
     """
-    probs, labels = np.asarray(probs, np.float64), np.asarray(labels)
-    measured = metrics(np.log(probs.clip(1e-30)), labels)
-    predictions, confidence = probs.argmax(1), probs.max(1)
+    probs = np.asarray(probs, np.float64)
+    labels = np.asarray(labels)
+    predictions = probs.argmax(1)
+    results = metrics(np.log(probs.clip(1e-30)), labels)
     lines = [
         f"{len(labels)} images of {len(np.unique(labels))} categories: accuracy "
-        f"{measured['accuracy']:.1%}, top-5 {measured['top5_accuracy']:.1%}, mean of the "
-        f"categories {measured['class_accuracy']:.1%}, calibration error {measured['ece']:.1%}"
+        f"{results['accuracy']:.1%}, top-5 {results['top5_accuracy']:.1%}, mean of the "
+        f"categories {results['class_accuracy']:.1%}, calibration error {results['ece']:.1%}"
     ]
     if min_probability:
-        is_sure = confidence >= min_probability
+        is_sure = probs.max(1) >= min_probability
         correct = (predictions == labels)[is_sure].mean() if is_sure.any() else 0
         lines.append(
             f"{is_sure.mean():.1%} of the predictions have a probability of at least "
@@ -146,14 +152,17 @@ def format_evaluation(
     if not np.isnan(novelty).any():
         share = np.mean(np.asarray(novelty) < min_novelty)
         lines.append(f"{share:.1%} of the images have a novelty below {min_novelty:g}")
-    pairs = zip(labels.tolist(), predictions.tolist(), strict=True)
-    confusions = collections.Counter((a, b) for a, b in pairs if a != b)
+    confusions: collections.Counter[tuple[int, int]] = collections.Counter()
+    for label, prediction in zip(labels.tolist(), predictions.tolist(), strict=True):
+        if label != prediction:
+            confusions[label, prediction] += 1
     for (label, prediction), count in confusions.most_common(max_confusions):
         lines.append(f"{count} of {names[label]} predicted as {names[prediction]}")
     return lines
 
 
 def format_unknown(
+    *,
     probs: ArrayLike,
     novelty: ArrayLike,
     unknown_probs: ArrayLike,
@@ -167,16 +176,18 @@ def format_unknown(
         unknown_probs, unknown_novelty: the same of unknown images.
         min_novelty: a line says how many unknown images have less.
     """
-    share = np.mean(np.asarray(unknown_novelty) < min_novelty)
-    known, unknown = np.asarray(probs).max(1), np.asarray(unknown_probs).max(1)
-    pairs = {"probability": (known, unknown), "novelty": (novelty, unknown_novelty)}
-    lines = [
-        f"{name} of known and unknown images: AUROC {auroc(*pair):.4f}, FPR95 {fpr95(*pair):.1%}"
-        for name, pair in pairs.items()
-    ]
-    if np.isnan(novelty).any():
-        return lines[:1]
-    return [
-        *lines,
-        f"{share:.1%} of {len(unknown)} unknown images have a novelty below {min_novelty:g}",
-    ]
+    known = np.asarray(probs).max(1)
+    unknown = np.asarray(unknown_probs).max(1)
+    lines = [_compare("probability", known, unknown)]
+    if not np.isnan(novelty).any():
+        lines.append(_compare("novelty", novelty, unknown_novelty))
+        share = np.mean(np.asarray(unknown_novelty) < min_novelty)
+        count = f"{share:.1%} of {len(unknown)} unknown images"
+        lines.append(f"{count} have a novelty below {min_novelty:g}")
+    return lines
+
+
+def _compare(name: str, known: ArrayLike, unknown: ArrayLike) -> str:
+    """Return a line that says how well a score separates unknown images from known ones."""
+    area = f"AUROC {auroc(known, unknown):.4f}"
+    return f"{name} of known and unknown images: {area}, FPR95 {fpr95(known, unknown):.1%}"

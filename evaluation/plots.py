@@ -27,7 +27,9 @@ from PIL import Image
 from evaluation.calibration import CALIBRATION_BINS, calibration_bins
 from evaluation.metrics import confusion_counts
 
-BLUE, ORANGE, GRAY = "#0173b2", "#de8f05", "0.4"  # the first two of seaborn's "colorblind"
+BLUE = "#0173b2"  # the first of seaborn's "colorblind"
+ORANGE = "#de8f05"  # the second
+GRAY = "0.4"
 AnyImage = Image.Image | np.ndarray
 
 
@@ -42,15 +44,17 @@ def learning_curves(history: Sequence[dict], used_epoch: int) -> Figure:
     Raises:
         ValueError: `used_epoch` is not in the history.
     """
-    columns = {key: [row[key] for row in history] for key in history[0]}
-    epochs, accuracies = columns["epoch"], columns["valid_accuracy"]
+    epochs = [row["epoch"] for row in history]
+    train_losses = [row["train_loss"] for row in history]
+    valid_losses = [row["valid_loss"] for row in history]
+    accuracies = [row["valid_accuracy"] for row in history]
     used = accuracies[epochs.index(used_epoch)]
     figure = _figure(10, 4)
     loss, accuracy = figure.subplots(1, 2)
     style = "o-" if len(history) < 30 else "-"
     # Smoothing makes train's loss the higher one: the legend has to explain that.
-    loss.plot(epochs, columns["train_loss"], style, color=BLUE, label="train, labels smoothed")
-    loss.plot(epochs, columns["valid_loss"], style, color=ORANGE, label="valid")
+    loss.plot(epochs, train_losses, style, color=BLUE, label="train, labels smoothed")
+    loss.plot(epochs, valid_losses, style, color=ORANGE, label="valid")
     accuracy.plot(epochs, accuracies, style, color=ORANGE, label="valid")
     for ax in (loss, accuracy):
         ax.axvline(used_epoch, color=GRAY, linestyle="--", label=f"used: epoch {used_epoch}")
@@ -94,12 +98,14 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, names: Sequence[
     bar = figure.colorbar(cells, aspect=30, ticks=[0, 0.05, 0.2, 0.5, 1])
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
     bar.set_label("share of the true category's images", size=9 + side / 3)
-    for lines in (ax.hlines, ax.vlines):
-        lines(np.arange(n + 1) - 0.5, -0.5, n - 0.5, color="0.9", linewidth=0.5)
-    for row, column in np.argwhere(counts) if n <= 30 else ():
-        color = "white" if shares[row, column] > 0.3 else "black"
-        text = str(counts[row, column])
-        ax.text(column, row, text, size=size, color=color, ha="center", va="center")
+    edges = np.arange(n + 1) - 0.5
+    ax.hlines(edges, -0.5, n - 0.5, color="0.9", linewidth=0.5)
+    ax.vlines(edges, -0.5, n - 0.5, color="0.9", linewidth=0.5)
+    if n <= 30:
+        for row, column in np.argwhere(counts):
+            color = "white" if shares[row, column] > 0.3 else "black"
+            text = str(counts[row, column])
+            ax.text(column, row, text, size=size, color=color, ha="center", va="center")
     ax.set_yticks(range(n), down, size=size)
     ax.set_xticks(range(n), across, size=size, rotation=0 if n <= 5 else 90)
     ax.set_xlabel("predicted category", size=9 + side / 3)
@@ -125,8 +131,10 @@ def mistakes_gallery(
     Raises:
         ValueError: the arguments differ in length.
     """
-    facts = zip(probs, predicted_names, true_names, files, images, strict=True)
-    titles = [f"{prob:.0%} {predicted}\nlabel: {true}" for prob, predicted, true, *_ in facts]
+    titles = [
+        f"{prob:.0%} {predicted}\nlabel: {true}"
+        for prob, predicted, true in zip(probs, predicted_names, true_names, strict=True)
+    ]
     if titles:
         title = "The most confident mistakes"
         return image_grid(images, titles, title=title, captions=files, columns=4, width=3)
@@ -157,8 +165,8 @@ def image_grid(
     lines = max(text.count("\n") for text in above) + max(text.count("\n") for text in below) + 2
     figure = _figure(columns * width, rows * (width + 0.17 * lines) + 0.5)
     figure.suptitle(_fold(title, int(8 * columns * width), 6))
-    for number, content in enumerate(zip(images, above, below, strict=True), 1):
-        _show(figure.add_subplot(rows, columns, number), *content)
+    for index, (image, text, caption) in enumerate(zip(images, above, below, strict=True)):
+        _show(figure.add_subplot(rows, columns, index + 1), image, text, caption)
     return figure
 
 
@@ -199,7 +207,7 @@ def heat_map(image: AnyImage, heat: np.ndarray, name: str) -> Figure:
 
     Args:
         image: the view that the network sees.
-        heat: (h, w) float, 0-1; see `model.heat_map`. It is resized to the image.
+        heat: (h, w) float, 0-1, such as of `model.heat_map`; it is resized to the image.
         name: of the category.
     """
     figure = _figure(10, 4.8)
@@ -247,7 +255,8 @@ def reliability_diagram(
     ):
         bins = calibration_bins(probs, correct)
         counts = bins.counts[bins.counts > 0]
-        x, y = (sums[bins.counts > 0] / counts for sums in (bins.probs, bins.correct))
+        x = bins.probs[bins.counts > 0] / counts
+        y = bins.correct[bins.counts > 0] / counts
         # A dot's size is the number of predictions: the share of a few means little.
         sizes = 15 + 400 * counts / counts.sum()
         top.scatter(x, y, sizes, color, marker=marker, label=f"{label}: ECE {ece:.1%}")
@@ -295,7 +304,9 @@ def _show(ax: Axes, image: AnyImage, above: str, below: str = "", size: float = 
     """Draw an image in the middle of a square, so that texts of neighbors are level."""
     pixels = np.asarray(image)
     height, width = pixels.shape[:2]
-    x, y, half = width / 2 - 0.5, height / 2 - 0.5, max(width, height) / 2
+    x = width / 2 - 0.5
+    y = height / 2 - 0.5
+    half = max(width, height) / 2
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=255)
     ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half), xticks=[], yticks=[])
     ax.set(frame_on=False, anchor="N")
@@ -323,7 +334,8 @@ def _fold(text: str, width: int, lines: int = 2) -> str:
     (The end of a file name is often the most useful.) Dollar signs are escaped: matplotlib takes
     text between two of them for a formula.
     """
-    folded, keep = textwrap.wrap(text, width), min(len(text), width * lines)
+    folded = textwrap.wrap(text, width)
+    keep = min(len(text), width * lines)
     while len(folded) > lines:
         keep -= 1
         shorter = f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"

@@ -9,8 +9,8 @@ import torch
 
 from evaluation.calibration import (
     CALIBRATION_BINS,
+    PRIOR_TEMPERATURE,
     TEMPERATURES,
-    USUAL_TEMPERATURE,
     calibration_bins,
     calibration_error,
     fit_temperature,
@@ -170,7 +170,7 @@ def test_an_evaluation_names_the_most_frequent_confusions():
     ],
 )
 def test_an_evaluation_counts_the_predictions_above_a_minimum(minimum, line):
-    lines = format_evaluation(PROBS, LABELS, NAMES, minimum)
+    lines = format_evaluation(PROBS, LABELS, NAMES, min_probability=minimum)
     assert lines[:2] == [SUMMARY, f"{line} are correct"]
 
 
@@ -203,10 +203,10 @@ def test_the_temperature_stays_within_its_limits():
 def test_few_images_move_the_temperature_little():
     logits, labels = 5 * torch.eye(3), torch.arange(3)
     temperatures = [fit_temperature(logits[:n], labels[:n]) for n in range(4)]
-    assert temperatures[0] == pytest.approx(USUAL_TEMPERATURE, rel=0.03)
+    assert temperatures[0] == pytest.approx(PRIOR_TEMPERATURE, rel=0.03)
     assert temperatures == sorted(temperatures, reverse=True) and temperatures[-1] > 0.3
     incorrect = [fit_temperature(logits[:n], (labels[:n] + 1) % 3) for n in range(4)]
-    assert incorrect == sorted(incorrect) and incorrect[1] > USUAL_TEMPERATURE
+    assert incorrect == sorted(incorrect) and incorrect[1] > PRIOR_TEMPERATURE
 
 
 # ---------------------------------------------------------------- unknown images
@@ -222,13 +222,15 @@ def test_an_evaluation_says_how_many_images_are_unusual():
 
 
 def test_unknown_images_are_compared_by_probability_and_by_novelty():
-    known, unknown = [[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.1, 0.9]]
-    assert format_unknown(known, [0.5, 0.4], unknown, [0.1, 0.2], 0.15) == [
+    scores = {"probs": [[0.9, 0.1], [0.2, 0.8]], "unknown_probs": [[0.5, 0.5], [0.1, 0.9]]}
+    scores |= {"novelty": [0.5, 0.4], "unknown_novelty": [0.1, 0.2], "min_novelty": 0.15}
+    assert format_unknown(**scores) == [
         "probability of known and unknown images: AUROC 0.6250, FPR95 50.0%",
         "novelty of known and unknown images: AUROC 1.0000, FPR95 0.0%",
         "50.0% of 2 unknown images have a novelty below 0.15",
     ]
-    assert len(format_unknown(known, [math.nan] * 2, unknown, [math.nan] * 2, 0.15)) == 1
+    scores |= {"novelty": [math.nan] * 2, "unknown_novelty": [math.nan] * 2}
+    assert len(format_unknown(**scores)) == 1
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order():
