@@ -40,10 +40,10 @@ from system.arguments import whole_number
 from system.messages import UserError, is_first_process, warn
 from system.outputs import check_no_input_below, check_output, lock, output_path
 from system.torchrun import process_group
-from training import fitting, report
+from training import fine_tuning, fitting, report
 from training.feature_store import default_cache_folder
 from training.features import Settings, assist_extraction, extract, list_views
-from training.optimization import BATCH, FEW, FEW_BATCH, used_epoch
+from training.fitting import FEW_IMAGES, LARGE_BATCH, SMALL_BATCH
 from training.resume import UnfinishedRun, is_finished
 
 CHECKPOINT = "assets/model/checkpoint_script.pth"
@@ -81,8 +81,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     rate = arguments.positive_number
     add("--learning_rate", type=rate, default=0.03, help="maximum of the schedule (%(default)s)")
     add("--epochs", type=whole_number(1), default=7, help="passes over the features (%(default)s)")
-    batch = f"regions in a step ({BATCH}; {FEW_BATCH} with fewer than {FEW} images a category)"
-    add("--batch_size", type=whole_number(1), help=batch)
+    batch = f"regions in a step ({LARGE_BATCH}; {SMALL_BATCH} with fewer than {FEW_IMAGES} images "
+    add("--batch_size", type=whole_number(1), help=batch + "a category)")
     add("--fine_tune", type=whole_number(0), default=0, metavar="EPOCHS", help=FINE_TUNE)
     add("--final", action="store_true", help="fit on train and valid together, after that on train")
     add("--seed", type=whole_number(0), default=0, help="of everything random (%(default)s)")
@@ -168,11 +168,11 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     write_unreadable(table, failures)
     if args.weights != "none":  # whose features mean nothing
         labels.warn_of_near_duplicates(data, samples.averages)
-    history, samples = fitting.fit_network(
+    history, samples = fine_tuning.fit_network(
         args, backbone, head, final, samples, settings.precision, unfinished
     )
     evaluation = fitting.evaluate(head, samples, final)
-    used = used_epoch(history, args.epochs)
+    used = fine_tuning.used_epoch(history, args.epochs)
     metrics = used | evaluation.metrics
     classifier = model.Classifier(
         backbone,
@@ -188,14 +188,18 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
         history={"epoch": used["epoch"], "metrics": metrics, "arguments": vars(args)},
     )
     model.save_checkpoint(path, classifier)
-    if used is not history[-1]:
-        print("fine-tuning did not improve the predictions on valid: its epochs are not used")
     if failures:
         print(f"{len(failures)} images could not be read and were left out; {table} lists them")
     print(report.format_results(path, evaluation), flush=True)
     if not args.no_report:
-        test = (data.paths("test"), samples.labels[samples.rows["test"]], evaluation.probs)
-        written = report.write_report(path, history, used["epoch"], data, *test, names)
+        written = report.write_report(
+            path,
+            history=history,
+            epoch=used["epoch"],
+            data=data,
+            evaluation=evaluation,
+            names=names,
+        )
         print(f"report: {', '.join(file.name for file in written)} in {path.parent}")
     unfinished.remove()
 
@@ -306,7 +310,7 @@ def check_labels(
             data,
             samples,
             names,
-            partial(new_head, args, backbone.num_features, num_classes, settings.device),
+            new_head(args, backbone.num_features, num_classes, settings.device),
             seed=args.seed,
             epochs=args.epochs,
             learning_rate=args.learning_rate,

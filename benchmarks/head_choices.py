@@ -126,10 +126,10 @@ def fit(
     )
     torch.manual_seed(seed)
     classes = int(labels.max()) + 1
-    order = optimization.balanced_order if balanced else unbalanced_order
+    order = fitting.balanced_order if balanced else unbalanced_order
     with (
-        mock.patch.multiple(optimization, balanced_order=order, MAX_NORM=max_norm),
-        mock.patch.multiple(fitting, LABEL_SMOOTHING=smoothing),
+        mock.patch.object(optimization, "MAX_NORM", max_norm),
+        mock.patch.multiple(fitting, balanced_order=order, LABEL_SMOOTHING=smoothing),
     ):
         history = fitting.fit(
             Head(stored.shape[-1], hidden_units, classes, classes, dropout),

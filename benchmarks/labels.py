@@ -166,9 +166,9 @@ def measure_labels(
     samples = fitting.Samples(values, labels, {"train": rows, "valid": empty, "test": empty})
     folds = divide_into_folds(labels, groups, FOLDS, seed)
     start = time.perf_counter()
-    make = partial(new_head, values, classes, seed)
+    head = new_head(values, classes, seed)
     result = fitting.cross_validate(
-        make, samples, folds, epochs=EPOCHS, learning_rate=RATE, batch_size=BATCH
+        head, samples, folds, epochs=EPOCHS, learning_rate=RATE, batch_size=BATCH
     )
     return {
         "loss in training": ranking(-torch.stack(losses).mean(0), changed),

@@ -66,16 +66,21 @@ def fit(
 ) -> list[torch.Tensor]:
     """Fit a head; returns the logits (len(valid), classes) after each epoch."""
     classes, logits = int(labels.max()) + 1, []
+    validate = fitting.validate
+
+    def validate_and_record(head: Head, samples: fitting.Samples) -> dict[str, float]:
+        logits.append(fitting.compute_logits(head, stored, valid))
+        return validate(head, samples)
+
     torch.manual_seed(seed)
-    head = Head(stored.shape[-1], HIDDEN, classes, classes, DROPOUT)
-    fitting.fit(
-        head,
-        fitting.Samples(stored, labels, {"train": train, "valid": valid}),
-        epochs=EPOCHS,
-        learning_rate=RATE,
-        batch_size=BATCH,
-        on_epoch=lambda row, state: logits.append(fitting.compute_logits(head, stored, valid)),
-    )
+    with mock.patch.object(fitting, "validate", validate_and_record):
+        fitting.fit(
+            Head(stored.shape[-1], HIDDEN, classes, classes, DROPOUT),
+            fitting.Samples(stored, labels, {"train": train, "valid": valid}),
+            epochs=EPOCHS,
+            learning_rate=RATE,
+            batch_size=BATCH,
+        )
     return logits
 
 

@@ -12,7 +12,7 @@ other images of its category, since a network is less certain of some categories
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,7 +67,7 @@ def check_labels(
     data: DataFolder,
     samples: fitting.Samples,
     names: Mapping[str, str],
-    new_head: Callable[[], Head],
+    head: Head,
     *,
     seed: int,
     epochs: int,
@@ -80,7 +80,7 @@ def check_labels(
         data: without images that could not be decoded.
         samples: the features of its images.
         names: category folder -> name.
-        new_head, epochs, learning_rate, batch_size: see `fitting.cross_validate`.
+        head, epochs, learning_rate, batch_size: see `fitting.cross_validate`.
         seed: of the folds.
 
     Returns:
@@ -94,7 +94,7 @@ def check_labels(
     if not in_several_folds(labels, folds).any():
         raise UserError(f"{data.root}: no label can be checked: no category has different images")
     result = fitting.cross_validate(
-        new_head,
+        head,
         samples,
         folds,
         epochs=epochs,

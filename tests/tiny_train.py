@@ -50,9 +50,9 @@ def main() -> None:
     from training import resume
 
     class SlowRun(resume.UnfinishedRun):
-        def save(self, state):
-            super().save(state)
-            time.sleep(SECONDS if state else 0)
+        def save(self, first_epoch, state):
+            super().save(first_epoch, state)
+            time.sleep(SECONDS)
 
     resume.SAVE_INTERVAL, resume.UnfinishedRun = 0, SlowRun
     model.ARCHITECTURES["tiny"] = model.Architecture(build, "", FEATURE_LAYERS)

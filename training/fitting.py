@@ -1,17 +1,17 @@
-"""Fits the head on features, or fine-tunes the backbone's last block; evaluates the result.
+"""Fits the head on features, and evaluates it.
 
     features (N, 6, 2048) -> fit -> head -> hidden layer, logits (N, num_classes) -> evaluate
 
-SGD under a one-cycle learning rate schedule (Smith & Topin 2018). The last epoch is used: to choose
-one on few validation images costs up to 1.7 points of accuracy (benchmarks/README.md).
+The last epoch is used: to choose one on few validation images costs up to 1.7 points of accuracy
+(benchmarks/README.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Iterator
-from functools import partial
+import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -20,21 +20,22 @@ from torch.nn.functional import cross_entropy
 
 from evaluation.calibration import fit_temperature
 from evaluation.metrics import metrics
-from model import REGIONS, Backbone, Head
+from model import Head
 from networks.novelty import SCORES, NoveltyDetector, calibrated_novelty
-from networks.vgg import replace_second_stage
 from system.devices import one_thread
-from system.messages import progress
+from system.messages import UserError, progress
 from training.features import Features, list_views
 from training.head_outputs import BATCH_SIZE, compute_logits, compute_outputs, fit_detector_on
-from training.optimization import OnEpoch, default_batch_size, format_epoch, optimize, used_epoch
-from training.resume import UnfinishedRun
-from training.sampling import in_several_folds, mean_and_std
+from training.optimization import Sgd
+from training.resume import UnfinishedRun, damaged_state
+from training.sampling import balanced_order, balanced_size, in_several_folds, mean_and_std
 from utils import SPLITS, DataFolder, exclude_images
 
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
-BLOCK_RATE, HEAD_RATE = 0.1, 0.1  # of fine-tuning, as fractions of the learning rate
-FINE_TUNE_BATCH_SIZE = 8  # views
+MAX_LOSS = 200  # of train and valid; that of guessing is 14 for a million categories
+LARGE_BATCH = 64  # regions in a step
+SMALL_BATCH = 16  # the same with fewer images of a category than FEW_IMAGES
+FEW_IMAGES = 30
 STATISTICS_BATCH_SIZE = 64  # views
 
 
@@ -91,58 +92,43 @@ def label_features(features: Features, data: DataFolder, views: int) -> tuple[Sa
     return Samples(features.select(rows_left), torch.cat(labels), rows, views), data
 
 
-def fit_network(
+def fit_heads(
     args: argparse.Namespace,
-    backbone: Backbone,
     head: Head,
     final: Head | None,
     samples: Samples,
-    precision: torch.dtype,
-    unfinished: UnfinishedRun,
-) -> tuple[list[dict], Samples]:
-    """Fit the head, then the final head or the backbone's last block if asked for; or resume that.
+    run: UnfinishedRun,
+) -> list[dict]:
+    """Fit the head on train and, for --final, another one on train and valid; or resume that.
 
-    Returns the history without the final head's epochs, and the samples; see `fine_tune`.
+    Returns:
+        The history of the first head.
     """
-    total = args.epochs + (args.epochs if final else args.fine_tune)
-    state = unfinished.state_for(samples.features.identity())
-
-    def on_epoch(row: dict, state: dict) -> None:
-        print(format_epoch(row, total), flush=True)
-        unfinished.save(state)
-
-    fit_head = partial(
-        fit,
+    run.check_features(samples.features.identity())
+    total_epochs = args.epochs + args.fine_tune
+    if final is not None:
+        total_epochs += args.epochs
+    history = fit(
+        head,
+        samples,
         epochs=args.epochs,
         learning_rate=args.learning_rate,
         batch_size=args.batch_size,
-        on_epoch=on_epoch,
+        run=run,
+        total_epochs=total_epochs,
     )
-    history: list[dict] = []
-    if not state or state.get("first_epoch") != args.epochs + 1:  # the head is not fitted yet
-        history, state = fit_head(head, samples, state=state), None
-    if final:
-        history = fit_head(
+    if final is not None:
+        fit(
             final,
             samples.with_valid_in_train(),
-            first_epoch=args.epochs + 1,
-            fitted=head,
-            history=history,
-            state=state,
-        )
-    if args.fine_tune:
-        return fine_tune(
-            backbone,
-            head,
-            samples,
-            epochs=range(args.epochs + 1, total + 1),
+            epochs=args.epochs,
             learning_rate=args.learning_rate,
-            precision=precision,
-            history=history,
-            on_epoch=on_epoch,
-            state=state,
+            batch_size=args.batch_size,
+            run=run,
+            first_epoch=args.epochs + 1,
+            total_epochs=total_epochs,
         )
-    return history[: args.epochs], samples
+    return history
 
 
 @one_thread()
@@ -153,142 +139,158 @@ def fit(
     epochs: int,
     learning_rate: float,
     batch_size: int | None,
+    run: UnfinishedRun | None = None,
     first_epoch: int = 1,
-    fitted: Head | None = None,
-    history: list[dict] | None = None,
-    on_epoch: OnEpoch = lambda row, state: None,
-    state: dict | None = None,
+    total_epochs: int = 0,
 ) -> list[dict]:
-    """Fit a head on features, in one thread, with torch's global generator of random numbers.
+    """Fit a head on the features of train, in one thread; "valid", unless empty, is evaluated.
+
+    Random numbers come from torch's global generator.
+
+    Whether to resume is decided here: if the interrupted run has a state of this head, it is
+    loaded, and its epochs are skipped. On a CPU, the result is the same to the bit.
 
     Args:
-        samples: "train" is fitted; "valid", unless it is empty, is evaluated after each epoch.
         learning_rate: the maximum of the schedule.
         batch_size: regions in a step; None: see `default_batch_size`.
-        first_epoch: its number in the history.
-        fitted: another head, which the state includes.
-        history, on_epoch, state: see `optimize`.
+        run: what epochs are saved to, and resumed from; they are printed as well.
+        first_epoch: its number in the history and in `run`.
+        total_epochs: of all heads, for the print.
 
     Returns:
-        The history, as `optimize` does. "train_loss" is that of regions, with label smoothing,
-        "valid_loss" that of images, without.
+        The history: for each epoch "epoch" and "train_loss", the mean over regions with label
+        smoothing; if there are validation images, also "valid_loss", the mean over images without
+        it, and "valid_accuracy" (0-1).
 
     Raises:
-        UserError: see `optimize`.
+        UserError: the loss exceeds MAX_LOSS or is not finite, or the state is damaged.
     """
-    features, labels, rows = samples[:3]
-    device, train_rows = head.mean.device, rows["train"]
-    num_regions = features[train_rows[:1]].shape[1]
-    batches = train_rows.split(STATISTICS_BATCH_SIZE)
-    head.standardize_by(*mean_and_std(features[batch].flatten(0, 1) for batch in batches))
+    standardize(head, samples)
+    labels = samples.labels[samples.rows["train"]]
+    if batch_size is None:
+        batch_size = default_batch_size(labels)
+    steps = math.ceil(balanced_size(region_labels(samples)) / batch_size)  # of an epoch
+    optimizer = Sgd(head.parameters(), learning_rate, epochs * steps)
+    history: list[dict] = []
+    if run is not None and first_epoch in run.states:
+        history = restore(head, optimizer, run.states[first_epoch], steps)
+    for epoch in range(first_epoch + len(history), first_epoch + epochs):
+        train_loss = train_one_epoch(head, samples, optimizer, batch_size)
+        row = {"epoch": epoch, "train_loss": train_loss, **validate(head, samples)}
+        check_loss(row, learning_rate)
+        history.append(row)
+        if run is not None:
+            print(format_epoch(row, total_epochs), flush=True)
+            state = {
+                "head": head.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": history,
+                "random": torch.get_rng_state(),
+            }
+            run.save(first_epoch, state)
+    return history
 
-    def loss_of(indices: torch.Tensor) -> torch.Tensor:
-        batch, regions = train_rows[indices // num_regions], indices % num_regions
-        logits = head(features[batch, regions].to(device))  # (B, num_classes)
-        return cross_entropy(logits, labels[batch].to(device), label_smoothing=LABEL_SMOOTHING)
 
-    return optimize(
-        nn.ModuleList([head, fitted]) if fitted else head,
-        loss_of,
-        labels[train_rows].repeat_interleave(num_regions),
-        lambda: compute_logits(head, features, rows["valid"]),
-        labels[rows["valid"]],
-        learning_rate=learning_rate,
-        rates=[(head, 1.0)],
-        epochs=range(first_epoch, first_epoch + epochs),
-        batch_size=batch_size or default_batch_size(labels[train_rows]),
-        history=history,
-        on_epoch=on_epoch,
-        state=state,
-    )
+def train_one_epoch(head: Head, samples: Samples, optimizer: Sgd, batch_size: int) -> float:
+    """Take a step for each batch of regions of train; returns the mean loss over the regions.
+
+    An epoch has equally many regions of each label: this is 0.9 points of accuracy where categories
+    have 4 to 40 images (benchmarks/README.md), at no cost.
+    """
+    rows = samples.rows["train"]
+    labels = region_labels(samples)
+    num_regions = len(labels) // len(rows)
+    device = head.mean.device
+    order = balanced_order(labels)
+    total = 0.0
+    head.train()
+    for batch in order.split(batch_size):
+        features = samples.features[rows[batch // num_regions], batch % num_regions]
+        logits = head(features.to(device))  # (B, num_classes)
+        target = labels[batch].to(device)
+        loss = cross_entropy(logits, target, label_smoothing=LABEL_SMOOTHING)
+        optimizer.step(loss)
+        total += loss.item() * len(batch)
+    head.eval()
+    return total / len(order)
 
 
-def fine_tune(
-    backbone: Backbone,
-    head: Head,
-    samples: Samples,
-    *,
-    epochs: range,
-    learning_rate: float,
-    precision: torch.dtype,
-    history: list[dict],
-    on_epoch: OnEpoch = lambda row, state: None,
-    state: dict | None = None,
-) -> tuple[list[dict], Samples]:
-    """Train the backbone's last block as well, with a fitted head, on stored features and maps.
+def validate(head: Head, samples: Samples) -> dict[str, float]:
+    """Return "valid_loss" and "valid_accuracy"; nothing if there are no validation images."""
+    rows = samples.rows["valid"]
+    if len(rows) == 0:
+        return {}
+    valid = metrics(compute_logits(head, samples.features, rows), samples.labels[rows])
+    return {"valid_loss": valid["loss"], "valid_accuracy": valid["accuracy"]}
 
-    Views have one scale: 224 pixels at most. Half of the maps are mirrored at random. Backbone and
-    head stay as they were if the last epoch is not better on valid than that of `fit`; see
-    `used_epoch`.
+
+def standardize(head: Head, samples: Samples) -> None:
+    """Let a head standardize features by their mean and standard deviation over train."""
+    batches = samples.rows["train"].split(STATISTICS_BATCH_SIZE)
+    mean, std = mean_and_std(samples.features[batch].flatten(0, 1) for batch in batches)
+    head.standardize_by(mean, std)
+
+
+def region_labels(samples: Samples) -> torch.Tensor:
+    """Return the label of each region of each view of train, (views * num_regions,) int64."""
+    rows = samples.rows["train"]
+    num_regions = samples.features[rows[:1]].shape[1]
+    return samples.labels[rows].repeat_interleave(num_regions)
+
+
+def default_batch_size(labels: torch.Tensor) -> int:
+    """Return how many regions a step takes: few if there are few images of a label.
+
+    More steps then bring 0.3 points of accuracy; otherwise, larger batches are as accurate, and
+    take half the time (benchmarks/README.md).
 
     Args:
-        epochs: their numbers in the history.
-        history: of `fit`; the epochs are added to it.
-        learning_rate: the head's in `fit`; see BLOCK_RATE and HEAD_RATE.
-        precision: bfloat16 for convolutions in it, with weights in float32; else float32.
-
-    See `fit` for the other arguments and errors.
-
-    Returns:
-        The history, and the samples with the features of the backbone as it is now.
+        labels: (N,) int64, of the training images.
     """
-    features, labels, rows = samples[:3]
-    device, train_rows = head.mean.device, rows["train"]
-    tuned = FineTunedFeatures(backbone.to(device), features, precision)
-    model = nn.ModuleList([backbone.last_block.requires_grad_(True), head])
-    before = state.get("before", {}) if state else copy.deepcopy(model.state_dict())
-
-    def loss_of(indices: torch.Tensor) -> torch.Tensor:
-        batch = train_rows[indices]
-        logits = head(tuned.mirrored(batch, torch.rand(len(batch)) < 0.5))  # (B, 6, num_classes)
-        target = labels[batch].repeat_interleave(len(REGIONS)).to(device)
-        return cross_entropy(logits.flatten(0, 1), target, label_smoothing=LABEL_SMOOTHING)
-
-    history = optimize(
-        model,
-        loss_of,
-        labels[train_rows],
-        lambda: compute_logits(head, tuned, rows["valid"], FINE_TUNE_BATCH_SIZE),
-        labels[rows["valid"]],
-        learning_rate=learning_rate,
-        rates=[(model[0], BLOCK_RATE), (head, HEAD_RATE)],
-        epochs=epochs,
-        batch_size=FINE_TUNE_BATCH_SIZE,
-        history=history,
-        on_epoch=lambda row, state: on_epoch(row, state | {"before": before}),
-        state=state,
-    )
-    backbone.requires_grad_(False)
-    if used_epoch(history, epochs.start - 1) is history[-1]:
-        return history, samples._replace(features=tuned)
-    model.load_state_dict(before)
-    return history, samples
+    if len(labels) < FEW_IMAGES * len(labels.unique()):
+        return SMALL_BATCH
+    return LARGE_BATCH
 
 
-class FineTunedFeatures:
-    """Features whose second stage is computed by the backbone's last block as it is now."""
+def check_loss(row: dict[str, float], learning_rate: float) -> None:
+    """Raise UserError if the loss of an epoch exceeds MAX_LOSS or is not finite."""
+    train_loss = row["train_loss"]
+    if not train_loss + row.get("valid_loss", 0) < MAX_LOSS:
+        raise UserError(
+            f"the loss is {train_loss:.3g} in epoch {row['epoch']}; "
+            f"try a --learning_rate smaller than {learning_rate:g}"
+        )
 
-    def __init__(self, backbone: Backbone, features: Features, precision: torch.dtype):
-        self.backbone, self.features, self.precision = backbone, features, precision
 
-    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return features of views: (B,) int64 -> (B, len(REGIONS), num_features) float32."""
-        return self.mirrored(rows, torch.zeros(len(rows), dtype=torch.bool))
+def format_epoch(row: dict[str, float], total_epochs: int) -> str:
+    """Format a row of the history as a line."""
+    width = len(str(total_epochs))
+    line = f"epoch {row['epoch']:{width}}/{total_epochs}  train loss {row['train_loss']:6.3f}"
+    if "valid_loss" in row:
+        line += f"  valid loss {row['valid_loss']:6.3f}"
+        line += f"  valid accuracy {row['valid_accuracy']:6.1%}"
+    return line
 
-    def mirrored(self, rows: torch.Tensor, is_mirrored: torch.Tensor) -> torch.Tensor:
-        """Return features, of mirrored maps where `is_mirrored` (B,) bool says so.
 
-        Regions on the left and on the right are then exchanged, in the first stage as well.
-        """
-        features, maps = self.features[rows], self.features.maps(rows)
-        mirrored = [REGIONS.index((y, round(1 - x - side, 3), side)) for y, x, side in REGIONS]
-        features[is_mirrored] = features[is_mirrored][:, mirrored]
-        maps[is_mirrored] = maps[is_mirrored].flip(3)
-        device = next(self.backbone.parameters()).device
-        maps = maps.to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            second = self.backbone.second_stage(maps)
-        return replace_second_stage(features.to(device), second)
+def restore(head: nn.Module, optimizer: Sgd, state: dict[str, Any], steps: int) -> list[dict]:
+    """Load the state that `fit` saved after an epoch; returns its history.
+
+    Args:
+        steps: of an epoch.
+
+    Raises:
+        UserError: the state is damaged.
+    """
+    try:
+        head.load_state_dict(state["head"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        history = list(state["history"])
+    except Exception as error:
+        raise damaged_state() from error
+    if optimizer.steps != len(history) * steps:
+        raise damaged_state()
+    return history
 
 
 class Evaluation(NamedTuple):
@@ -296,13 +298,15 @@ class Evaluation(NamedTuple):
 
     Attributes:
         detector: None if `fit_detector` returns None.
-        probs: (N, num_classes), of the N images of test.
+        labels: (N,) int64, of the N images of test.
+        probs: (N, num_classes).
         novelty: (N,); without a detector, it is NaN.
         metrics: of test, as "test_accuracy" and so on, with "test_ece_without_temperature".
     """
 
     temperature: float
     detector: NoveltyDetector | None
+    labels: torch.Tensor
     probs: torch.Tensor
     novelty: torch.Tensor
     metrics: dict[str, float]
@@ -316,51 +320,29 @@ def evaluate(head: Head, samples: Samples, final: Head | None = None) -> Evaluat
         final: was fitted on train and valid, and is evaluated instead. It is calibrated by what
             `head` predicts for valid: it knows these images itself.
     """
-    features, labels, rows = samples[:3]
+    features = samples.features
+    labels = samples.labels
+    rows = samples.rows
     detector = fit_detector_on(head, features, labels, rows["train"])
-    valid, known = compute_outputs(head, detector, features, rows["valid"])
+    valid_logits, valid_scores = compute_outputs(head, detector, features, rows["valid"])
     if final is not None:
-        head, joined = final, samples.with_valid_in_train().rows["train"]
+        head = final
         if detector is not None:  # without one, nothing was measured that calibrates another
-            detector = fit_detector_on(final, features, labels, joined)
-    test, values = compute_outputs(head, detector, features, rows["test"])
-    novelty = calibrated_novelty(detector, known, values)
-    temperature, test_labels = fit_temperature(valid, labels[rows["valid"]]), labels[rows["test"]]
-    measured = metrics(test / temperature, test_labels)
-    measured["ece_without_temperature"] = metrics(test, test_labels)["ece"]
-    probs = (test / temperature).softmax(1)
-    measured = {f"test_{name}": value for name, value in measured.items()}
-    return Evaluation(temperature, detector, probs, novelty, measured)
-
-
-def cross_validate(
-    new_head: Callable[[], Head],
-    samples: Samples,
-    folds: torch.Tensor,
-    *,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int | None,
-) -> CrossValidation:
-    """Predict all images of all splits, each fold by a head that is fitted on the others.
-
-    Args:
-        folds: (N,) int64, of the images of `plain_rows`, whose plain views are predicted.
-
-    See `fit` for the other arguments and errors.
-    """
-    features, labels, rows, views = samples
-    plain, row_folds = samples.plain_rows(), torch.full_like(labels, -1)
-    count = len(rows["train"]) // views
-    row_folds[rows["train"]] = folds[:count].repeat_interleave(views)
-    row_folds[plain[count:]] = folds[count:]
-
-    def fit_on(train: torch.Tensor, valid: torch.Tensor) -> Head:
-        head, part = new_head(), samples._replace(rows={"train": train, "valid": valid})
-        fit(head, part, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
-        return head
-
-    return predict_folds(fit_on, features, labels, row_folds, plain)
+            train_rows = samples.with_valid_in_train().rows["train"]
+            detector = fit_detector_on(final, features, labels, train_rows)
+    logits, scores = compute_outputs(head, detector, features, rows["test"])
+    temperature = fit_temperature(valid_logits, labels[rows["valid"]])
+    test_labels = labels[rows["test"]]
+    test_metrics = metrics(logits / temperature, test_labels)
+    test_metrics["ece_without_temperature"] = metrics(logits, test_labels)["ece"]
+    return Evaluation(
+        temperature=temperature,
+        detector=detector,
+        labels=test_labels,
+        probs=(logits / temperature).softmax(1),
+        novelty=calibrated_novelty(detector, valid_scores, scores),
+        metrics={f"test_{name}": value for name, value in test_metrics.items()},
+    )
 
 
 class CrossValidation(NamedTuple):
@@ -377,34 +359,60 @@ class CrossValidation(NamedTuple):
     is_valid: torch.Tensor
 
 
-def predict_folds(
-    fit_on: Callable[[torch.Tensor, torch.Tensor], Any],
-    features: Any,
-    labels: torch.Tensor,
+def cross_validate(
+    head: Head,
+    samples: Samples,
     folds: torch.Tensor,
-    plain: torch.Tensor,
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int | None,
 ) -> CrossValidation:
-    """Predict images, each fold by a head that is fitted on the others.
+    """Predict all images of all splits, each fold by a head that is fitted on the others.
 
     Args:
-        fit_on: fits a new head on the first rows, and evaluates it on the second.
-        features, labels: of all rows; see `fitting.Samples`.
-        folds: int64, of each row; -1: it is not used.
-        plain: (N,) int64, the rows that are predicted, one an image.
+        head: with new weights; for each fold, a copy of it is fitted.
+        folds: (N,) int64, of the images of `plain_rows`, whose plain views are predicted.
+
+    See `fit` for the other arguments and errors.
     """
-    logits = torch.empty(len(plain), int(labels.max()) + 1)
-    scores = torch.empty(len(plain), len(SCORES))
-    plain_folds = folds[plain]
-    detector, is_valid = None, in_several_folds(labels[plain], plain_folds)
-    numbers = plain_folds.unique().tolist()
+    features = samples.features
+    plain_rows = samples.plain_rows()
+    labels = samples.labels[plain_rows]
+    # All views of an image are in its fold.
+    count = len(samples.rows["train"]) // samples.views
+    rows = torch.cat([samples.rows[split] for split in SPLITS])
+    row_folds = torch.cat([folds[:count].repeat_interleave(samples.views), folds[count:]])
+    logits = torch.empty(len(labels), int(samples.labels.max()) + 1)
+    scores = torch.empty(len(labels), len(SCORES))
+    last_detector = None
+    random_state = torch.get_rng_state()
+    numbers = folds.unique().tolist()
     for fold in progress(numbers, len(numbers), "cross-validation", size=lambda _: 1):
-        held_out = plain_folds == fold
-        rows = ((folds != fold) & (folds >= 0)).nonzero()[:, 0]
-        head = fit_on(rows, plain[held_out])
-        fitted = fit_detector_on(head, features, labels, rows)
-        logits[held_out], measured = compute_outputs(head, fitted, features, plain[held_out])
-        scores[held_out] = measured if fitted else torch.nan
-        detector = fitted or detector
-    novelty = calibrated_novelty(detector, scores[~scores.isnan().any(1)], scores)
-    temperature = fit_temperature(logits[is_valid], labels[plain][is_valid])
-    return CrossValidation((logits / temperature).softmax(1), novelty, is_valid)
+        is_held_out = folds == fold
+        held_out = plain_rows[is_held_out]
+        train_rows = rows[row_folds != fold]
+        torch.set_rng_state(random_state)  # the same random numbers for each fold
+        fold_head = copy.deepcopy(head)
+        fold_samples = samples._replace(rows={"train": train_rows, "valid": held_out})
+        fit(
+            fold_head,
+            fold_samples,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+        )
+        detector = fit_detector_on(fold_head, features, samples.labels, train_rows)
+        fold_logits, fold_scores = compute_outputs(fold_head, detector, features, held_out)
+        logits[is_held_out] = fold_logits
+        scores[is_held_out] = fold_scores
+        if detector is not None:
+            last_detector = detector
+    is_valid = in_several_folds(labels, folds)
+    temperature = fit_temperature(logits[is_valid], labels[is_valid])
+    known_scores = scores[~scores.isnan().any(1)]
+    return CrossValidation(
+        probs=(logits / temperature).softmax(1),
+        novelty=calibrated_novelty(last_detector, known_scores, scores),
+        is_valid=is_valid,
+    )

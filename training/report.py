@@ -29,20 +29,19 @@ MAX_MISTAKES = 12  # in the gallery
 
 def write_report(
     checkpoint: Path,
+    *,
     history: list[dict],
     epoch: int,
     data: DataFolder,
-    files: Sequence[str],
-    labels: torch.Tensor,
-    probs: torch.Tensor,
+    evaluation: Evaluation,
     names: Mapping[str, str],
 ) -> list[Path]:
     """Write tables and figures of a training beside its checkpoint; returns their paths.
 
     Args:
         epoch: the one whose weights are used.
-        files, labels, probs: the paths in `data` of the N images of test, the indices (N,) of their
-            categories, and their predicted probabilities (N, num_classes).
+        data: without images that could not be decoded.
+        evaluation: of its images of test.
         names: category folder -> name; a category without one has its folder's name.
 
     Raises:
@@ -50,33 +49,48 @@ def write_report(
     """
     from evaluation import plots  # here, because it takes a second
 
-    category_names = display_names(list(data.class_to_idx), names)
-    rows = category_table(list(data.class_to_idx), category_names, labels, probs)
-    tables = {"history.csv": history, "categories.csv": rows}
+    labels = evaluation.labels
+    probs = evaluation.probs
+    categories = list(data.class_to_idx)
+    category_names = display_names(categories, names)
+    tables = {
+        "history.csv": history,
+        "categories.csv": category_table(categories, category_names, labels, probs),
+    }
+    mistakes = mistakes_figure(
+        data.root, files=data.paths("test"), labels=labels, probs=probs, names=category_names
+    )
     figures = {
         "curves.png": plots.learning_curves(history, epoch),
         "confusion.png": plots.confusion_matrix(labels, probs.argmax(1), category_names),
-        "mistakes.png": mistakes_figure(data.root, files, labels, probs, category_names),
+        "mistakes.png": mistakes,
     }
-    paths = {name: checkpoint.with_suffix(f".{name}") for name in (*tables, *figures)}
+    paths = []
     for name, table in tables.items():
-        write_csv(paths[name], [list(table[0]), *(list(row.values()) for row in table)])
+        path = checkpoint.with_suffix(f".{name}")
+        write_csv(path, [list(table[0]), *(list(row.values()) for row in table)])
+        paths.append(path)
     for name, figure in figures.items():
-        save_figure(figure, paths[name])
-    return list(paths.values())
+        path = checkpoint.with_suffix(f".{name}")
+        save_figure(figure, path)
+        paths.append(path)
+    return paths
 
 
 def category_table(
     categories: Sequence[str], names: Sequence[str], labels: torch.Tensor, probs: torch.Tensor
 ) -> list[dict]:
     """Return one row a category: "category", "name" and its `category_metrics`."""
-    measured = category_metrics(labels, probs.argmax(1), len(names))
-    columns = zip(categories, names, measured, strict=True)
-    return [{"category": category, "name": name, **row} for category, name, row in columns]
+    metrics = category_metrics(labels, probs.argmax(1), len(names))
+    rows = []
+    for category, name, row in zip(categories, names, metrics, strict=True):
+        rows.append({"category": category, "name": name, **row})
+    return rows
 
 
 def mistakes_figure(
     root: str,
+    *,
     files: Sequence[str],
     labels: torch.Tensor,
     probs: torch.Tensor,

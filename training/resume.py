@@ -52,8 +52,19 @@ def _check_arguments(previous: dict[str, Any], arguments: dict[str, Any], kind: 
             )
 
 
+def damaged_state() -> UserError:
+    """Return the error for a state that cannot be loaded."""
+    return UserError(
+        "--resume: the state of the interrupted run is damaged; leave out --resume to start from "
+        "the beginning"
+    )
+
+
 class UnfinishedRun:
-    """A folder `CHECKPOINT.unfinished` with the arguments and the last state of a training.
+    """A folder `CHECKPOINT.unfinished` with the arguments and the last states of a training.
+
+    Attributes:
+        states: of each head that is being fitted or has been, by the number of its first epoch.
 
     Args:
         checkpoint: the file that the training will write.
@@ -75,13 +86,16 @@ class UnfinishedRun:
     ):
         self.folder = _folder_of(checkpoint)
         self.path = self.folder / "state.pth"
-        self.arguments, self.inputs_digest = arguments, ""
-        self.content: dict[str, Any] | None = None
+        self.arguments = arguments
+        self.features_digest = ""
+        self.states: dict[int, dict[str, Any]] = {}
         self.saved_at = -math.inf
         if resume and self.path.exists():
-            self.content = self._load()
-            _check_arguments(self.content["arguments"], arguments, "interrupted")
+            content = self._load()
+            _check_arguments(content["arguments"], arguments, "interrupted")
             self._check_inputs(inputs)
+            self.features_digest = content["features"]
+            self.states = content["states"]
             return
         if resume:
             warn(f"--resume: nothing to resume in {self.folder}: starting from the beginning")
@@ -91,10 +105,10 @@ class UnfinishedRun:
         except OSError as error:
             raise UserError(f"{self.folder}: cannot make it: {error.strerror}") from error
         write_csv(self.folder / INPUTS_FILE, inputs.items())
-        self.save(None)
+        self._write()
 
     def _load(self) -> dict[str, Any]:
-        """Return what `save` wrote; a copy, since not every system replaces a file in use."""
+        """Return what `_write` wrote; a copy, since not every system replaces a file in use."""
         remedy = "delete it, or leave out --resume"
         try:
             content = load_torch(self.path, "state of an interrupted run")
@@ -104,10 +118,9 @@ class UnfinishedRun:
             isinstance(content, dict)
             and isinstance(content.get("arguments"), dict)
             and isinstance(content.get("features"), str)
-            and isinstance(content.get("state", ""), dict | None)
+            and isinstance(content.get("states"), dict)
         ):
-            kind = "not the state of an interrupted run"
-            raise UserError(f"{self.path}: {kind}; {remedy}")
+            raise UserError(f"{self.path}: not the state of an interrupted run; {remedy}")
         return copy.deepcopy(content)
 
     def _check_inputs(self, inputs: dict[str, str]) -> None:
@@ -126,35 +139,32 @@ class UnfinishedRun:
                 "beginning"
             )
 
-    def save(self, state: dict[str, Any] | None) -> None:
-        """Write the state, unless that was done SAVE_INTERVAL ago; None: no epoch is complete."""
-        if state and time.monotonic() - self.saved_at < SAVE_INTERVAL:
-            return
-        content = {"arguments": self.arguments, "features": self.inputs_digest, "state": state}
+    def check_features(self, digest: str) -> None:
+        """Raise UserError if the interrupted run learned from other features."""
+        if self.states and digest != self.features_digest:
+            raise UserError(
+                "--resume: other images can be read than in the interrupted run; leave out "
+                "--resume to start from the beginning"
+            )
+        self.features_digest = digest
+
+    def save(self, first_epoch: int, state: dict[str, Any]) -> None:
+        """Replace a head's state, and write all states unless that was done SAVE_INTERVAL ago."""
+        self.states[first_epoch] = state
+        if time.monotonic() - self.saved_at >= SAVE_INTERVAL:
+            self._write()
+
+    def _write(self) -> None:
+        content = {
+            "arguments": self.arguments,
+            "features": self.features_digest,
+            "states": self.states,
+        }
         try:
             save_torch(content, self.path)
         except UserError as error:  # such as a full disk, which may have space at the end
             warn(f"{error}; if the training is interrupted, --resume starts from an earlier epoch")
         self.saved_at = time.monotonic()
-
-    def state_for(self, inputs_digest: str) -> dict[str, Any] | None:
-        """Return the state to continue from, if there is one.
-
-        Args:
-            inputs_digest: identifies what the training learns from.
-
-        Raises:
-            UserError: the interrupted run learned from something else.
-        """
-        self.inputs_digest = inputs_digest
-        if not self.content or not self.content["state"]:
-            return None
-        if self.content["features"] != inputs_digest:
-            raise UserError(
-                "--resume: other images can be read than in the interrupted run; leave out "
-                "--resume to start from the beginning"
-            )
-        return self.content["state"]
 
     def remove(self) -> None:
         """Delete the folder, if it exists."""

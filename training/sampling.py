@@ -22,7 +22,8 @@ def balanced_order(labels: torch.Tensor) -> torch.Tensor:
     counts = counts[counts > 0]
     if (counts == counts[0]).all():
         return torch.randperm(len(labels))
-    each, chosen = balanced_size(labels) // len(counts), []
+    each = balanced_size(labels) // len(counts)  # samples of a label
+    chosen = []
     for indices in labels.argsort(stable=True).split(counts.tolist()):
         repeats = range(math.ceil(each / len(indices)))
         shuffled = torch.cat([indices[torch.randperm(len(indices))] for _ in repeats])
@@ -33,8 +34,8 @@ def balanced_order(labels: torch.Tensor) -> torch.Tensor:
 
 def balanced_size(labels: torch.Tensor) -> int:
     """Return len(labels), rounded up so that it can be divided by the number of labels."""
-    distinct = len(labels.unique())
-    return distinct * math.ceil(len(labels) / distinct)
+    num_labels = len(labels.unique())
+    return num_labels * math.ceil(len(labels) / num_labels)
 
 
 def in_several_folds(labels: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
@@ -59,28 +60,33 @@ def divide_into_folds(
         count: of folds.
         seed: of the random order.
     """
-    members: dict[int, list[int]] = {}
+    members: dict[int, list[int]] = {}  # samples by group
     for index, group in enumerate(groups.tolist()):
         members.setdefault(group, []).append(index)
     shuffled = list(members.values())
     random.Random(seed).shuffle(shuffled)
-    folds, sizes = torch.empty_like(labels), [0] * count
-    of_label: dict[int, list[int]] = {}
-    for group in shuffled:
-        counts = of_label.setdefault(int(labels[group[0]]), [0] * count)
-        fold = min(range(count), key=lambda fold: (counts[fold], sizes[fold]))
-        counts[fold] += len(group)
-        sizes[fold] += len(group)
-        folds[group] = fold
+    folds = torch.empty_like(labels)
+    sizes = [0] * count
+    sizes_by_label: dict[int, list[int]] = {}
+    for indices in shuffled:
+        label_sizes = sizes_by_label.setdefault(int(labels[indices[0]]), [0] * count)
+        fold = min(range(count), key=lambda fold: (label_sizes[fold], sizes[fold]))
+        label_sizes[fold] += len(indices)
+        sizes[fold] += len(indices)
+        folds[indices] = fold
     return folds
 
 
 def mean_and_std(batches: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation (D,) float32 of each column of batches (B, D)."""
-    total, squares, count = torch.zeros(()), torch.zeros(()), 0
+    total = torch.zeros(())
+    total_of_squares = torch.zeros(())
+    count = 0
     for batch in batches:
         values = batch.double()
-        total, squares = total + values.sum(0), squares + values.square().sum(0)
+        total = total + values.sum(0)
+        total_of_squares = total_of_squares + values.square().sum(0)
         count += len(values)
-    mean, squares = total / count, squares / count
-    return mean.float(), (squares - mean.square()).clamp(min=0).sqrt().float()
+    mean = total / count
+    variance = (total_of_squares / count - mean.square()).clamp(min=0)
+    return mean.float(), variance.sqrt().float()

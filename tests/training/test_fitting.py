@@ -31,11 +31,11 @@ from model import REGIONS, Backbone, Head
 from networks import novelty
 from system.messages import UserError
 from training import features as features_module
-from training import fitting
+from training import fine_tuning, fitting
 from training.feature_store import KEY_BYTES, MISSING, RecordStore
 from training.features import Features, list_views
 from training.fitting import Samples
-from training.optimization import used_epoch
+from training.resume import UnfinishedRun
 
 
 def store_features(folder: Path, values: np.ndarray) -> Features:
@@ -112,18 +112,27 @@ def test_fitting_learns_what_can_be_learned(made_up):
     assert history[-1]["valid_accuracy"] >= 0.8
 
 
-def cross_validate(made_up, folds, labels=None, views=1) -> fitting.CrossValidation:
-    """Cross-validate heads on the first 30 rows, as train, and on the others, as valid and test."""
-    rows = {"train": torch.arange(30), "valid": torch.arange(30, 36), "test": torch.arange(36, 40)}
+@pytest.mark.parametrize(
+    ("labels", "size"),
+    [([0, 1] * 30, 64), ([0, 1] * 29 + [0], 16), ([5] * 10, 16), ([3] * 900, 64)],
+)
+def test_batches_are_small_where_images_of_a_label_are_few(labels, size):
+    assert fitting.default_batch_size(torch.tensor(labels)) == size
+
+
+def cross_validate(made_up, folds, labels=None, views=1, start=0) -> fitting.CrossValidation:
+    """Cross-validate heads on rows from `start` to 30, as train, and on 10, as valid and test."""
+    rows = {
+        "train": torch.arange(start, 30),
+        "valid": torch.arange(30, 36),
+        "test": torch.arange(36, 40),
+    }
     labels = made_up.labels if labels is None else labels
-
-    def new_head():
-        torch.manual_seed(0)
-        return Head(6, 16, 3, 3, 0.5)
-
+    torch.manual_seed(0)
+    head = Head(6, 16, 3, 3, 0.5)
     settings = {"epochs": 10, "learning_rate": 0.05, "batch_size": 7}
     samples = Samples(made_up.features, labels, rows, views)
-    return fitting.cross_validate(new_head, samples, folds, **settings)
+    return fitting.cross_validate(head, samples, folds, **settings)
 
 
 def test_in_cross_validation_no_prediction_depends_on_the_images_own_label(made_up):
@@ -150,13 +159,16 @@ def test_in_cross_validation_all_views_of_an_image_are_in_its_fold(made_up, monk
         return fit_head(head, samples, **settings)
 
     monkeypatch.setattr(fitting, "fit", fit_and_record)
-    folds = torch.arange(25) % 5  # of 15 images of train with two views each, and 10 others
-    assert cross_validate(made_up, folds, views=2).probs.shape == (25, 3)
+    # Of 15 images of train with two views each, and 10 others. The first one was not decoded.
+    folds = torch.arange(25) % 5
+    assert cross_validate(made_up, folds[1:], views=2, start=2).probs.shape == (24, 3)
     images = torch.cat([torch.arange(15).repeat_interleave(2), torch.arange(15, 25)])  # of rows
+    folds[0] = -1
     for fold, rows in enumerate(fitted):
-        assert set(images[rows["train"]].tolist()) == set((folds != fold).nonzero()[:, 0].tolist())
+        fitted_images = ((folds != fold) & (folds >= 0)).nonzero()[:, 0].tolist()
+        assert set(images[rows["train"]].tolist()) == set(fitted_images)
         assert images[rows["valid"]].tolist() == (folds == fold).nonzero()[:, 0].tolist()
-        assert len(rows["train"]) == 32
+        assert len(rows["train"]) == (32 if fold == 0 else 30)
 
 
 def test_a_category_of_one_fold_is_not_valid(made_up):
@@ -214,18 +226,11 @@ def test_features_are_standardized_by_the_training_rows(made_up):
 
 def test_the_head_has_the_weights_of_the_last_epoch(made_up):
     features, labels, _ = made_up
-    rows, reported = torch.arange(40), []
+    rows = torch.arange(40)
     incorrect = (labels + 1) % 3  # the more is learned, the fewer of these are predicted
     both = torch.cat([labels[:20], incorrect[20:]])
-
-    def on_epoch(row, state):
-        reported.append(row)
-
-    head, history = fit(
-        made_up, rows[:20], rows[20:], both, epochs=30, batch_size=30, on_epoch=on_epoch
-    )
+    head, history = fit(made_up, rows[:20], rows[20:], both, epochs=30, batch_size=30)
     assert [row["epoch"] for row in history] == list(range(1, 31))
-    assert reported == history
     last = history[-1]
     assert max(row["valid_accuracy"] for row in history) > last["valid_accuracy"]
     measured = evaluate(head, features, both, rows[20:])
@@ -233,23 +238,31 @@ def test_the_head_has_the_weights_of_the_last_epoch(made_up):
     assert not head.training
 
 
-def save_in(folder):
-    """Return an `on_epoch` that writes each epoch's state into its own file."""
+class Run(UnfinishedRun):
+    """A run that records each epoch's state in memory."""
 
-    def on_epoch(row, state):
-        torch.save(state, folder / f"{row['epoch']}.pth")
+    def __init__(self, states=None):
+        self.states = states or {}
+        self.saved = []
 
-    return on_epoch
+    def save(self, first_epoch, state):
+        self.saved.append({first_epoch: copy.deepcopy(state)})
 
 
-def test_fitting_resumes_to_the_same_bits(made_up, tmp_path):
+def test_fitting_resumes_to_the_same_bits(made_up, capsys):
     rows = (torch.arange(30), torch.arange(30, 40))
-    head, history = fit(made_up, *rows, batch_size=20, on_epoch=save_in(tmp_path))
+    run = Run()
+    head, history = fit(made_up, *rows, batch_size=20, run=run, total_epochs=10)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 10 and printed[-1].startswith("epoch 10/10  train loss ")
     for epoch in (1, 6, 10):
-        state = torch.load(tmp_path / f"{epoch}.pth", weights_only=True)
-        resumed, complete = fit(made_up, *rows, batch_size=20, state=state, seed=epoch)
+        resumed_run = Run(copy.deepcopy(run.saved[epoch - 1]))
+        resumed, complete = fit(
+            made_up, *rows, batch_size=20, run=resumed_run, total_epochs=10, seed=epoch
+        )
         assert complete == history
         assert same_bits(resumed.state_dict(), head.state_dict())
+        assert capsys.readouterr().out.splitlines() == printed[epoch:]
 
 
 def test_a_loss_that_is_not_finite_is_an_error_with_advice(made_up):
@@ -435,7 +448,7 @@ def copy_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def fine_tune(tunable, **changes) -> tuple[list[dict], Samples]:
     settings = {"epochs": range(2, 6), "learning_rate": 2.0, "history": [tunable.best]} | changes
-    return fitting.fine_tune(*tunable[:-1], precision=torch.float32, **settings)
+    return fine_tuning.fine_tune(*tunable[:-1], precision=torch.float32, **settings)
 
 
 def test_fine_tuning_trains_the_last_block_and_the_head_alone(tunable, images):
@@ -459,23 +472,24 @@ def test_fine_tuning_trains_the_last_block_and_the_head_alone(tunable, images):
         logits = tunable.head(tunable.backbone(utils.normalize(np.concatenate(views)))).mean(1)
     of_images = metrics(logits, torch.tensor(data.labels("valid")))
     of_features = evaluate(tunable.head, samples.features, samples.labels, rows)
-    last = used_epoch(history, 1)
+    last = fine_tuning.used_epoch(history, 1)
     assert last is history[-1]
     for measured in (of_images, of_features):
         assert measured["accuracy"] == last["valid_accuracy"]
         assert measured["loss"] == pytest.approx(last["valid_loss"], rel=0.01)
 
 
-def test_fine_tuning_resumes_to_the_same_bits(tunable, tmp_path):
+def test_fine_tuning_resumes_to_the_same_bits(tunable):
     initial = copy.deepcopy((tunable.backbone, tunable.head))
     torch.manual_seed(1)
-    history, _ = fine_tune(tunable, on_epoch=save_in(tmp_path))
+    run = Run()
+    history, _ = fine_tune(tunable, run=run)
     tuned = copy.deepcopy((tunable.backbone.state_dict(), tunable.head.state_dict()))
     for epoch in (2, 4, 5):
         backbone, head = copy.deepcopy(initial)
-        state = torch.load(tmp_path / f"{epoch}.pth", weights_only=True)
+        resumed_run = Run(copy.deepcopy(run.saved[epoch - 2]))
         resumed = tunable._replace(backbone=backbone, head=head)
-        assert fine_tune(resumed, state=state)[0] == history
+        assert fine_tune(resumed, run=resumed_run)[0] == history
         assert same_bits(backbone.state_dict(), tuned[0])
         assert same_bits(head.state_dict(), tuned[1])
 
@@ -499,7 +513,7 @@ def test_mirrored_maps_are_those_of_the_mirrored_image(tiny, tmp_path):
     ImageOps.mirror(image).save(tmp_path / "mirror.png")
     views = views_of(tmp_path, ["image.png", "mirror.png"])
     features = extract(tmp_path, views, tmp_path / "cache", backbone, maps=True)
-    tuned = fitting.FineTunedFeatures(backbone, features, torch.float32)
+    tuned = fine_tuning.FineTunedFeatures(backbone, features, torch.float32)
     rows = torch.arange(2)
     mirrored = tuned.mirrored(rows, torch.tensor([True, False]))
     torch.testing.assert_close(mirrored[0], mirrored[1], rtol=0.02, atol=0.02)
@@ -530,9 +544,11 @@ def test_features_are_the_same_in_memory_and_in_the_file(tmp_path, monkeypatch):
 def test_fitting_uses_one_thread_and_gives_the_others_back(made_up):
     rows, before = torch.arange(30), torch.get_num_threads()
     seen = []
+    run = Run()
+    run.save = lambda *_: seen.append(torch.get_num_threads())
     try:
         torch.set_num_threads(3)
-        fit(made_up, rows, rows, on_epoch=lambda *_: seen.append(torch.get_num_threads()))
+        fit(made_up, rows, rows, run=run)
         assert torch.get_num_threads() == 3 and set(seen) == {1}
     finally:
         torch.set_num_threads(before)

@@ -23,13 +23,14 @@ def head():
 def test_outputs_are_those_of_each_row(head, batch_size):
     features, rows = torch.rand(30, 4, 6), torch.arange(20).flip(0)
     detector = detector_of(8)
-    logits, values = compute_outputs(head, detector, features, rows, batch_size)
+    logits, scores = compute_outputs(head, detector, features, rows, batch_size)
     with torch.no_grad():
         expected = head.eval().image_logits(features)[rows]
         measured = detector.scores(head.image_hidden(features)[rows], expected)
     torch.testing.assert_close(logits, expected)
-    torch.testing.assert_close(values, measured)
+    torch.testing.assert_close(scores, measured)
     assert torch.equal(compute_logits(head, features, rows, batch_size), logits)
+    assert compute_outputs(head, None, features, rows, batch_size)[1].isnan().all()
     hidden = torch.cat([hidden for hidden, _ in hidden_and_logits(head, features, rows, 7)])
     torch.testing.assert_close(hidden, head.image_hidden(features)[rows].detach())
 

@@ -104,7 +104,9 @@ def test_each_category_has_its_row():
 def test_the_gallery_shows_each_mistake_with_its_predicted_and_actual_name(images):
     files = ["test/1/test_0.jpg", "test/10/test_0.jpg", "test/1/test_1.jpg"]
     labels, probs = torch.tensor([0, 1, 0]), torch.tensor([[0.9, 0.1], [0.75, 0.25], [0.0, 1.0]])
-    figure = report.mistakes_figure(str(images), files, labels, probs, ["rose", "tulip"])
+    figure = report.mistakes_figure(
+        str(images), files=files, labels=labels, probs=probs, names=["rose", "tulip"]
+    )
     expected = [(2, "100% tulip\nlabel: rose"), (1, "75% rose\nlabel: tulip")]
     for axes, (number, title) in zip(figure.axes, expected, strict=True):
         assert axes.get_title() == title and axes.get_xlabel() == files[number]
@@ -117,6 +119,7 @@ def test_the_results_say_how_many_test_images_resemble_no_category():
     evaluation = Evaluation(
         temperature=0.5,
         detector=detector_of(4),
+        labels=torch.tensor([0, 1, 0]),
         probs=torch.full((3, 2), 0.5),
         novelty=torch.tensor([0.001, 0.5, 0.0]),
         metrics={f"test_{name}": 0.25 for name in names},

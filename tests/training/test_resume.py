@@ -48,20 +48,30 @@ def checkpoint(tmp_path) -> Path:
 def start_run(checkpoint, changes=None, state=None, inputs="digest", resume=False) -> UnfinishedRun:
     """Begin a run, and save a state of it."""
     run = UnfinishedRun(checkpoint, ARGUMENTS | (changes or {}), INPUTS, resume)
-    run.state_for(inputs)
-    run.save(state)
+    run.check_features(inputs)
+    if state:
+        run.save(1, state)
     return run
+
+
+def states_of(checkpoint, inputs="digest") -> dict:
+    """Return the states that a run resumes from."""
+    run = UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True)
+    run.check_features(inputs)
+    return run.states
 
 
 def test_a_run_continues_from_its_last_state(checkpoint, monkeypatch):
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
     run = start_run(checkpoint, state={"epoch": 1})
-    run.save({"epoch": 2, "tensor": torch.arange(3)})
+    run.save(1, {"epoch": 2, "tensor": torch.arange(3)})
+    run.save(4, {"epoch": 4})
     again = UnfinishedRun(checkpoint, ARGUMENTS | {"resume": True}, INPUTS, True)
-    state = again.state_for("digest")
-    again.save({"epoch": 3})  # replaces the file, but not what was read
+    again.check_features("digest")
+    state = again.states[1]
+    again.save(4, {"epoch": 5})  # replaces the file, but not what was read
     assert state["epoch"] == 2 and state["tensor"].tolist() == [0, 1, 2]
-    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("digest") == {"epoch": 3}
+    assert states_of(checkpoint)[4] == {"epoch": 5}
     assert [path.name for path in checkpoint.parent.iterdir()] == ["model.pth.unfinished"]
     again.remove()
     assert not list(checkpoint.parent.iterdir())
@@ -71,16 +81,16 @@ def test_a_run_continues_from_its_last_state(checkpoint, monkeypatch):
 def test_states_are_not_written_more_often_than_the_interval(checkpoint, monkeypatch):
     run = start_run(checkpoint, state={"epoch": 1})  # at once after the run began
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 10**6)
-    run.save({"epoch": 2})
-    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("digest") is None
+    run.save(1, {"epoch": 2})
+    assert states_of(checkpoint) == {}
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
-    run.save({"epoch": 3})
-    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("digest") == {"epoch": 3}
+    run.save(1, {"epoch": 3})
+    assert states_of(checkpoint) == {1: {"epoch": 3}}
 
 
 def test_before_the_first_epoch_there_is_no_state(checkpoint):
-    assert start_run(checkpoint).state_for("digest") is None
-    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("other images") is None
+    assert start_run(checkpoint).states == {}
+    assert states_of(checkpoint, "other images") == {}
 
 
 def test_without_resume_a_run_starts_from_the_beginning(checkpoint, monkeypatch):
@@ -88,7 +98,7 @@ def test_without_resume_a_run_starts_from_the_beginning(checkpoint, monkeypatch)
     start_run(checkpoint, state={"epoch": 1})
     (checkpoint.parent / "model.pth.unfinished" / "features").touch()  # of --no_cache
     run = UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, False)
-    assert run.state_for("digest") is None
+    assert run.states == {}
     assert sorted(path.name for path in run.folder.iterdir()) == ["images.csv", "state.pth"]
 
 
@@ -120,7 +130,7 @@ def test_images_that_became_readable_are_reported(checkpoint, monkeypatch):
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
     start_run(checkpoint, state={"epoch": 1})
     with pytest.raises(UserError, match="--resume: other images can be read than"):
-        UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("other images")
+        states_of(checkpoint, "other images")
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xff", b"one column\r\n", b'"open'])
@@ -134,7 +144,7 @@ def test_a_damaged_list_of_inputs_is_reported(checkpoint, content):
 
 
 def test_nothing_to_resume_is_warned_of(checkpoint, capsys):
-    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("digest") is None
+    assert states_of(checkpoint) == {}
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: --resume: nothing to resume") and "model.pth" in line
     assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True)  # now there is
@@ -148,9 +158,9 @@ FOREIGN = [
     {"other": 1},
     torch.zeros(3),
     {"arguments": ARGUMENTS},
-    {"arguments": [1], "features": "", "state": None},
-    {"arguments": ARGUMENTS, "features": 3, "state": None},
-    {"arguments": ARGUMENTS, "features": "", "state": [1]},
+    {"arguments": [1], "features": "", "states": {}},
+    {"arguments": ARGUMENTS, "features": 3, "states": {}},
+    {"arguments": ARGUMENTS, "features": "", "states": [1]},
 ]
 
 
@@ -177,10 +187,10 @@ def test_a_state_that_cannot_be_written_is_a_warning(checkpoint, monkeypatch, ca
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
     run = start_run(checkpoint, state={"epoch": 1})
     with full_disk(1000):
-        run.save({"epoch": 2, "tensor": torch.zeros(1000)})
+        run.save(1, {"epoch": 2, "tensor": torch.zeros(1000)})
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: ") and "state.pth: cannot write it: File too large" in line
-    assert UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True).state_for("digest") == {"epoch": 1}
+    assert states_of(checkpoint) == {1: {"epoch": 1}}
 
 
 def test_a_finished_run_is_recognized_by_its_arguments(checkpoint):
@@ -344,12 +354,12 @@ def test_a_run_resumes_after_any_epoch(
     content = torch.load(tmp_path / "model.pth", weights_only=True)
     assert (content["epoch"] > 3) == ("--fine_tune" in flags)
     expected = state_of(tmp_path / "model.pth")
-    save, states = UnfinishedRun.save, []
+    save, saved = UnfinishedRun.save, []
 
-    def save_and_stop(self, state):
-        save(self, state)
-        states.extend([state] if state else [])
-        if len(states) == epochs:
+    def save_and_stop(self, first_epoch, state):
+        save(self, first_epoch, state)
+        saved.append(state)
+        if len(saved) == epochs:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
@@ -485,35 +495,29 @@ def test_a_full_disk_preserves_the_previous_checkpoint(
 
 
 def change_state(change):
-    """Return a function that changes the state in a state.pth."""
+    """Return a function that changes the head's state in a state.pth."""
 
     def apply(path):
         content = torch.load(path, weights_only=True)
-        change(content["state"])
+        change(content["states"][1])
         torch.save(content, path)
 
     return apply
 
 
 DAMAGES = {
-    "no model": change_state(lambda state: state.pop("model")),
-    "no momenta": change_state(lambda state: state.pop("momenta")),
+    "no head": change_state(lambda state: state.pop("head")),
+    "no momenta": change_state(lambda state: state["optimizer"].pop("momenta")),
     "no history": change_state(lambda state: state.pop("history")),
     "no random state": change_state(lambda state: state.pop("random")),
     "another random state": change_state(lambda state: state.update(random=torch.zeros(3))),
     "a longer history": change_state(lambda state: state["history"].append({"epoch": 99})),
-    "a shorter history": change_state(lambda state: state["history"].pop()),
     "an empty history": change_state(lambda state: state.update(history=[])),
-    "another model": change_state(
-        lambda state: state.update(model={n: torch.zeros(3) for n in state["model"]})
+    "another head": change_state(
+        lambda state: state.update(head={n: torch.zeros(3) for n in state["head"]})
     ),
-    "another number of steps": change_state(lambda state: state.update(steps=10**6)),
-    "a momentum less": change_state(lambda state: state["momenta"].pop()),
-    "a momentum of another shape": change_state(
-        lambda state: state["momenta"].append(state["momenta"].pop()[:1])
-    ),
-    "no train loss": change_state(lambda state: state["history"][0].pop("train_loss")),
-    "no valid loss": change_state(lambda state: state["history"][0].pop("valid_loss")),
+    "another number of steps": change_state(lambda state: state["optimizer"].update(steps=10**6)),
+    "a momentum less": change_state(lambda state: state["optimizer"]["momenta"].pop()),
     "a list": lambda path: torch.save([1, 2], path),
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-500]),
 }
@@ -524,9 +528,9 @@ def interrupted(data, tiny, tmp_path_factory):
     """The folder of a run that was interrupted after its second epoch of 4."""
     folder, save = tmp_path_factory.mktemp("interrupted"), UnfinishedRun.save
 
-    def save_and_stop(self, state):
-        save(self, state)
-        if state and len(state["history"]) == 2:
+    def save_and_stop(self, first_epoch, state):
+        save(self, first_epoch, state)
+        if len(state["history"]) == 2:
             raise UserError("stop")
 
     with pytest.MonkeyPatch.context() as patch:
