@@ -34,6 +34,7 @@ import utils
 from checks import data_folder, labels
 from checks.findings import Finding, write_findings, write_unreadable
 from checks.galleries import galleries, write_galleries
+from image_files.names import CATEGORY_NAMES, name_categories
 from image_files.oxford102 import NUM_CATEGORIES, download_oxford102
 from system import arguments, devices, scripts
 from system.arguments import whole_number
@@ -58,7 +59,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     )
     add = parser.add_argument_group("data").add_argument
     add("--data_dir", required=True, help="folder with train, valid and test, or categories")
-    add("--output_cat", type=arguments.count_or_text, help="number of categories; required")
+    add("--output_cat", type=whole_number(1), help="number of categories; required")
     add("--download", action="store_true", help="download Oxford-102 if the folder does not exist")
     add("--split", choices=["course", "official"], default="course", help="of --download")
     add("--check", nargs="?", const="-", metavar="FILE.csv", help="check the data, do not train")
@@ -88,7 +89,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--seed", type=whole_number(0), default=0, help="of everything random (%(default)s)")
     add = parser.add_argument_group("machine").add_argument
     add("--save_dir", default=CHECKPOINT, help="file or folder (%(default)s)")
-    add("--category_names", help=f"JSON file, category: name ({utils.CATEGORY_NAMES}, if any)")
+    add("--category_names", help=f"JSON file, category: name ({CATEGORY_NAMES}, if any)")
     add("--no_report", action="store_true", help="write no tables and figures beside it")
     add("--resume", action="store_true", help="continue the same command after an interruption")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
@@ -145,7 +146,7 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     data = list_images(args)
     check_output_cat(args.output_cat, len(data.class_to_idx), args.data_dir)
     check_no_input_below("--save_dir", path.parent, args.data_dir, data.all_paths())
-    names = data_folder.check_names(args.category_names, list(data.class_to_idx))
+    names = name_categories(list(data.class_to_idx), args.category_names)
     data = utils.read_images(data, None if args.no_cache else args.cache_dir)
     utils.check_categories(data)
     data_folder.warn_of_copies(data)
@@ -207,13 +208,13 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
 # ---------------------------------------------------------------- the steps
 
 
-def check_output_cat(output_cat: int | str | None, num_classes: int, data_dir: str) -> None:
+def check_output_cat(output_cat: int | None, num_classes: int, data_dir: str) -> None:
     """Check the number of outputs; those beyond the number of categories give a warning.
 
     Raises:
-        UserError: it is none, or there are more categories; it says what to type.
+        UserError: it is missing, or there are more categories; it says what to type.
     """
-    if not isinstance(output_cat, int) or output_cat < num_classes:
+    if output_cat is None or output_cat < num_classes:
         value = "is missing" if output_cat is None else output_cat
         raise UserError(
             f"--output_cat {value}: {data_dir} has {num_classes} categories; "
@@ -283,7 +284,7 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
         table=table,
         strict=args.strict,
     )
-    names = data_folder.check_names(args.category_names, list(data.class_to_idx))
+    names = name_categories(list(data.class_to_idx), args.category_names)
     if args.output_cat is not None:
         check_output_cat(args.output_cat, len(data.class_to_idx), args.data_dir)
     if args.check_labels:

@@ -23,7 +23,7 @@ from image_files.decoding import decode, open_file
 from image_files.decoding import thumbnail as thumbnail
 from image_files.digests import digest_files, digest_of
 from image_files.folders import images_below, is_no_image, scan_folder
-from image_files.names import load_names, look_alikes
+from image_files.names import look_alikes
 from image_files.splits import divide
 from system.messages import UserError, progress, shorten, warn
 
@@ -41,7 +41,6 @@ RESIZE, CROP = 256, 224  # pixels; torchvision's VGG16_Weights.IMAGENET1K_V1.tra
 IMAGE_SIZES = range(64, 1025, 32)  # of views; half of a large one is a whole number of locations
 MEANS = [0.485, 0.456, 0.406]  # of ImageNet's red, green and blue, range 0-1; same source
 STDS = [0.229, 0.224, 0.225]
-CATEGORY_NAMES = "cat_to_name.json"  # the default file of category names
 CROP_SCALE = (0.5, 1.0)  # fraction of an image's area in a random view
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height of a random view
 MAX_ASPECT = 64  # a plain view of a longer image is of its middle
@@ -378,17 +377,6 @@ def list_labeled(
     if not labeled:
         raise UserError(f"{root}: no images in its categories")
     return labeled
-
-
-def load_category_names(path: str | os.PathLike | None = None) -> dict[str, str]:
-    """Read a JSON file that maps category folders to names; see `image_files.names.load_names`.
-
-    Args:
-        path: None means CATEGORY_NAMES in the working folder, or no names if there is none.
-    """
-    if path is None and not os.path.exists(CATEGORY_NAMES):
-        return {}
-    return load_names(path or CATEGORY_NAMES)
 
 
 # ---------------------------------------------------------------- images and views

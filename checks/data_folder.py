@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -17,16 +17,14 @@ from checks.findings import (
     write_findings,
 )
 from image_files.decoding import decode, open_file, open_image
-from image_files.names import look_alikes, match_names
+from image_files.names import look_alikes
 from system.files import escape
 from system.messages import UserError, one_line, shorten, warn
 from training.features import Settings, seconds_per_view
 from utils import (
-    CATEGORY_NAMES,
     DataFolder,
     ImageFile,
     find_problems,
-    load_category_names,
     short_side,
 )
 
@@ -78,19 +76,6 @@ def exclude_listed(data: DataFolder, path: str) -> DataFolder:
         warn(f"--exclude {path}: {len(unknown)} paths are no images: {shorten(unknown)}")
     print(f"--exclude {path}: {len(listed) - len(unknown)} images are left out")
     return data.without({images[text] for text in listed & images.keys()})
-
-
-def check_names(path: str | None, categories: Sequence[str]) -> dict[str, str]:
-    """Load the names of categories, print which were found, and warn of what may be wrong.
-
-    Args:
-        path: of --category_names; None means the default file, if there is one.
-
-    Returns:
-        The name of each category; without one, that of its folder.
-    """
-    names = load_category_names(path)
-    return match_names(names, path or CATEGORY_NAMES, categories, is_default=path is None)
 
 
 # ---------------------------------------------------------------- instead of training

@@ -89,14 +89,10 @@ def check_labels(
     images = data.images
     labels = samples.labels[samples.plain_rows()]  # (N,)
     pairs = find_pairs(embed(samples.averages))
-    groups = connect(pairs, len(images))  # with a near-duplicate in another fold, it is no test
-    folds = divide_into_folds(labels, groups, FOLDS, seed)
-    if not in_several_folds(labels, folds).any():
-        raise UserError(f"{data.root}: no label can be checked: no category has different images")
     result = fitting.cross_validate(
         head,
         samples,
-        folds,
+        _folds(data, labels, pairs, seed),
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -125,6 +121,18 @@ def check_labels(
     issues += outlier_findings(images, result.novelty, NOVELTY_LIMIT)
     print_findings(issues)
     return accuracy + issues
+
+
+def _folds(data: DataFolder, labels: torch.Tensor, pairs: Pairs, seed: int) -> torch.Tensor:
+    """Return the fold of each image (N,) int64; near-duplicates are in one.
+
+    Raises:
+        UserError: no category has images in two folds.
+    """
+    folds = divide_into_folds(labels, connect(pairs, len(labels)), FOLDS, seed)
+    if not in_several_folds(labels, folds).any():
+        raise UserError(f"{data.root}: no label can be checked: no category has different images")
+    return folds
 
 
 # ---------------------------------------------------------------- suspect labels

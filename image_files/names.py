@@ -12,6 +12,8 @@ from pathlib import Path
 from system.files import check_regular_file
 from system.messages import UserError, one_line, shorten, warn
 
+CATEGORY_NAMES = "cat_to_name.json"  # the default file of category names
+
 
 def load_names(path: str | os.PathLike) -> dict[str, str]:
     """Read a JSON object of strings, in UTF-8 or UTF-16; a key that occurs twice gives a warning.
@@ -52,30 +54,34 @@ def _valid_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def match_names(
-    names: Mapping[str, str], file: str, keys: Sequence[str], *, is_default: bool
-) -> dict[str, str]:
-    """Return the name of each key, or the key itself; print which there are, and what is odd.
+def name_categories(categories: Sequence[str], path: str | None) -> dict[str, str]:
+    """Return the name of each category, or the category itself; print which there are.
+
+    Warns of names that are missing, unused or equal.
 
     Args:
-        names: key -> name, read from `file`.
-        is_default: nobody asked for this file: it may be for other keys.
+        path: of a file of names; None means CATEGORY_NAMES in the working folder, if it is there.
+            Nobody asked for that file: it may be for other categories.
     """
-    known = {key: names[key] for key in keys if key in names}
-    unnamed = [key for key in keys if key not in names]
-    unused = [key for key in names if key not in known]
-    if known:
-        examples = [f"{key} = {name}" for key, name in known.items()]
+    file = path or CATEGORY_NAMES
+    names = load_names(file) if path or os.path.exists(file) else {}
+    named = {category: names[category] for category in categories if category in names}
+    if named:
+        examples = [f"{category} = {name}" for category, name in named.items()]
         print(one_line(f"names: {file}, {shorten(examples, 3)}"))
+    elif names:
+        print(f"names: those of the folders; {file} has none of them")
     else:
-        print(f"names: those of the folders{f'; {file} has none of them' if names else ''}")
-    if unnamed and (known or not is_default):
+        print("names: those of the folders")
+    unnamed = [category for category in categories if category not in names]
+    if unnamed and (named or path):
         warn(f"{file}: has no name for {len(unnamed)} categories: {shorten(unnamed)}")
-    if unused and not is_default:
+    unused = [category for category in names if category not in named]
+    if unused and path:
         warn(f"{file}: {len(unused)} names fit no category: {shorten(unused)}")
-    for name, group in same_names(known).items():
+    for name, group in same_names(named).items():
         warn(f"{file}: {shorten(group)} have the same name, {name!r}")
-    return {key: names.get(key, key) for key in keys}
+    return {category: names.get(category, category) for category in categories}
 
 
 def display_names(keys: Sequence[str], names: Mapping[str, str]) -> list[str]:

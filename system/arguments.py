@@ -120,11 +120,3 @@ def multiple_of(factor: int, minimum: int, maximum: int) -> Callable[[str], int]
         return value
 
     return parse
-
-
-def count_or_text(text: str) -> int | str:
-    """Parse a whole number from 1 on; other text is returned, for a later and better error."""
-    try:
-        return whole_number(1)(text)
-    except argparse.ArgumentTypeError:
-        return text

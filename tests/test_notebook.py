@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT, TIMEOUT
 
 import train
-import utils
+from image_files.names import CATEGORY_NAMES, load_names
 
 NAME = "Image Classifier Project.ipynb"
 SAMPLE = "assets/sample_flowers"
@@ -121,7 +121,7 @@ def executed(notebook, tmp_path_factory):
     To save time, it has half of the images of train and valid.
     """
     folder = tmp_path_factory.mktemp("notebook")
-    for path in [*ROOT.glob("*.py"), ROOT / utils.CATEGORY_NAMES]:
+    for path in [*ROOT.glob("*.py"), ROOT / CATEGORY_NAMES]:
         shutil.copy(path, folder)
     packages = [path.parent.name for path in ROOT.glob("*/__init__.py")]
     for name in (*packages, SAMPLE):
@@ -163,7 +163,7 @@ def test_its_checkpoint_predicts_an_image(executed, settings, call):
     image = sorted((executed / SAMPLE / "test").rglob("*.jpg"))[0]
     done = call("predict.py", "--input", image, "--checkpoint", checkpoint, "--top_k", 6)
     assert done.returncode == 0, done.stderr
-    names = utils.load_category_names(ROOT / utils.CATEGORY_NAMES)
+    names = load_names(ROOT / CATEGORY_NAMES)
     for folder in (executed / SAMPLE / "train").iterdir():
         assert names[folder.name] in done.stdout
 

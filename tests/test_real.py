@@ -9,7 +9,7 @@ from conftest import run
 from PIL import Image
 
 import predict
-import utils
+from image_files.names import load_names
 from model import load_checkpoint
 
 TIGER_LILY = "7"
@@ -62,7 +62,7 @@ def test_a_tiger_lily_is_recognized(checkpoint, predictions, flowers_dir, call):
     flags = ("--checkpoint", checkpoint, "--category_names", names)
     done = call("predict.py", "--input", correct[0], *flags)
     assert done.returncode == 0, done.stderr
-    assert utils.load_category_names(names)[TIGER_LILY] == "tiger lily"
+    assert load_names(names)[TIGER_LILY] == "tiger lily"
     assert done.stdout.splitlines()[1].split()[2:5] == ["tiger", "lily", TIGER_LILY]
 
 

@@ -488,8 +488,8 @@ def test_spare_outputs_are_warned_of_and_never_predicted(train_tiny, call, image
     assert sorted(category for *_, category in table_rows(done.stdout)) == sorted(CATEGORIES)
 
 
-@pytest.mark.parametrize("flags", [[], ["--output_cat", "many"], ["--output_cat", 0]])
-def test_a_missing_or_invalid_number_of_outputs_is_an_error_with_advice(call, images, flags):
+@pytest.mark.parametrize("flags", [[], ["--output_cat", 1]])
+def test_a_missing_or_too_small_number_of_outputs_is_an_error_with_advice(call, images, flags):
     done = call("train.py", "--data_dir", images, *flags)
     assert_error(done, "--output_cat", "type --output_cat 4")
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CATEGORIES, ROOT, all_images, draw, load_views, not_root
+from conftest import CATEGORIES, all_images, draw, load_views, not_root
 from PIL import Image, ImageOps
-from torchvision.datasets import Flowers102
 from torchvision.models import VGG16_Weights
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
@@ -891,18 +890,3 @@ def test_views_of_other_content_than_expected_are_refused(images):
     path = all_images(images)[0]
     with pytest.raises(UserError, match=re.escape(f"{images}/{path}: has changed")):
         utils.load_views(str(images), path, "0" * 32, [0])
-
-
-# ---------------------------------------------------------------- category names
-
-
-def test_oxfords_names_are_in_oxfords_order():
-    names = utils.load_category_names(ROOT / "cat_to_name.json")
-    assert names == {str(number): name for number, name in enumerate(Flowers102.classes, 1)}
-
-
-def test_names_are_read_from_the_working_folder_if_it_has_them(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert utils.load_category_names() == {}
-    (tmp_path / "cat_to_name.json").write_text('{"1": "rose"}')
-    assert utils.load_category_names() == {"1": "rose"}

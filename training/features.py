@@ -292,6 +292,7 @@ def _settings_text(backbone: Backbone, settings: Settings) -> str:
         "means": list(settings.means),
         "stds": list(settings.stds),
         "regions": REGIONS,
+        "num_regions": num_regions(settings.image_size),  # of all scales
         "layers": backbone.feature_layers,
         "weights": backbone.digest(),
         "precision": str(settings.precision),

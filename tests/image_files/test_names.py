@@ -4,8 +4,17 @@ import json
 import os
 
 import pytest
+from conftest import ROOT
+from torchvision.datasets import Flowers102
 
-from image_files.names import display_names, load_names, look_alikes, same_names
+from image_files.names import (
+    CATEGORY_NAMES,
+    display_names,
+    load_names,
+    look_alikes,
+    name_categories,
+    same_names,
+)
 from system.messages import UserError
 
 NAMES = {"1": "pink primrose", "2": "Füßli", "ä": "日本"}
@@ -86,3 +95,25 @@ def test_names_that_look_alike_are_found_with_their_difference(texts, difference
     assert group == [text for text in texts if text != "redrose"]
     assert found == difference
     assert look_alikes(["lily", "lilac"]) == []
+
+
+def test_oxfords_names_are_in_oxfords_order():
+    names = load_names(ROOT / CATEGORY_NAMES)
+    assert names == {str(number): name for number, name in enumerate(Flowers102.classes, 1)}
+
+
+def test_categories_have_the_names_of_the_working_folders_file_as_far_as_it_has_them(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert name_categories(["1", "2"], None) == {"1": "1", "2": "2"}
+    assert capsys.readouterr() == ("names: those of the folders\n", "")
+    (tmp_path / CATEGORY_NAMES).write_text('{"1": "rose", "9": "lily"}')
+    assert name_categories(["1", "2"], None) == {"1": "rose", "2": "2"}
+    output, error = capsys.readouterr()
+    assert output == f"names: {CATEGORY_NAMES}, 1 = rose\n"
+    assert error == f"warning: {CATEGORY_NAMES}: has no name for 1 categories: 2\n"
+    assert name_categories(["a"], None) == {"a": "a"}  # the file is for other categories
+    output, error = capsys.readouterr()
+    assert output == f"names: those of the folders; {CATEGORY_NAMES} has none of them\n"
+    assert error == ""

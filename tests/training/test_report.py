@@ -10,7 +10,7 @@ import torch
 from conftest import CATEGORIES, assert_error, detector_of, same_bits, state_of
 from PIL import Image
 
-import utils
+from image_files.names import CATEGORY_NAMES, load_names
 from training import report
 from training.fitting import Evaluation
 
@@ -48,7 +48,7 @@ def test_the_history_has_the_epochs_that_were_printed(trained):
 
 def test_the_categories_add_up_to_the_test_accuracy(trained):
     rows = read_csv(trained.checkpoint.with_suffix(".categories.csv"))
-    oxford = utils.load_category_names()  # the tests run beside cat_to_name.json
+    oxford = load_names(CATEGORY_NAMES)  # the tests run beside cat_to_name.json
     assert [(row["category"], row["name"]) for row in rows] == [
         (category, oxford.get(category, category)) for category in CATEGORIES
     ]
