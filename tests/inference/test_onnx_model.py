@@ -309,9 +309,12 @@ def test_a_key_whose_length_takes_more_bytes_than_it_needs_is_found(small, tmp_p
     """As protobuf reads it: 88 00 is 8."""
     proto = onnx.load(small[1])
     elsewhere(proto.graph.initializer[0])
+    shortest = b"\x0a\x08location\x12\x06secret"
     content = proto.SerializeToString()
-    assert content.count(b"\x0a\x08location") == 1
-    longer = content.replace(b"\x0a\x08location", b"\x0a\x88\x80\x00location")
+    assert content.count(shortest) == 1
+    longer = content.replace(shortest, b"\x0a\x88\x80\x00location\x12\x04secr")
+    [key, *_] = onnx.load_from_string(longer).graph.initializer[0].external_data
+    assert (key.key, key.value) == ("location", "secr")
     (tmp_path / "longer.onnx").write_bytes(longer)
     with pytest.raises(UserError, match="it has weights in other files"):
         OnnxModel(tmp_path / "longer.onnx")
