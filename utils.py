@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from image_files.crops import center_crop, describe_center_crop, random_crop
+from image_files.crops import center_crop, random_crop
 from image_files.decoding import decode, open_file
 from image_files.decoding import thumbnail as thumbnail
 from image_files.digests import digest_files, digest_of
@@ -426,11 +426,6 @@ def preprocessing(image_size: int) -> dict[str, int]:
         "image_size": image_size,  # pixels of the view's side
         "max_aspect": MAX_ASPECT,  # of an image whose sides have a larger ratio, the middle is used
     }
-
-
-def describe_plain_view(size: int) -> str:
-    """Say how an image becomes its plain view, to other programs."""
-    return describe_center_crop(short_side(size), size, MAX_ASPECT)
 
 
 def random_view(image: Image.Image, seed: int, size: int = CROP) -> np.ndarray:

@@ -8,19 +8,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageOps
 
-PREPROCESSING = (
-    "Turn the image upright (EXIF). Convert it to 8-bit sRGB by its color profile, transparency "
-    "on white. If a side is more than {longest} times the other, cut out the middle of it, "
-    "{longest} times the other long. Resize, bilinear with antialiasing: the short side to "
-    "{short} pixels, the long side to {short} * long / short, rounded down. Cut out {size} x "
-    "{size} pixels in the center. What is cut out begins at half the difference of the lengths, "
-    "rounded to the nearest integer, halves to the even one. Pass the pixels as uint8 (0-255), "
-    "channels first: (N, 3, {size}, {size}). Do not normalize: the model does."
-)
-
 
 def center_crop(image: Image.Image, short: int, size: int, max_aspect: int) -> np.ndarray:
     """Resize the short side of an RGB image and cut out the center: (3, size, size) uint8.
+
+    The long side becomes short * long / short side, rounded down. A cut begins at half of the
+    difference of the lengths, rounded to the nearest integer, halves to the even one.
 
     Args:
         short: pixels of the short side before the cut.
@@ -31,14 +24,6 @@ def center_crop(image: Image.Image, short: int, size: int, max_aspect: int) -> n
         image = _cut_center(image, min(image.width, longest), min(image.height, longest))
     width, height = (int(short * side / min(image.size)) for side in image.size)
     return _channels_first(_cut_center(_resize(image, width, height), size, size))
-
-
-def describe_center_crop(short: int, size: int, max_aspect: int) -> str:
-    """Say how an image becomes its `center_crop`, to other programs.
-
-    Args: see `center_crop`.
-    """
-    return PREPROCESSING.format(size=size, short=short, longest=max_aspect)
 
 
 def random_crop(
