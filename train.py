@@ -244,9 +244,11 @@ def new_head(
 ) -> model.Head:
     """Return a head with random weights, which follow from --seed."""
     torch.manual_seed(args.seed)
-    sizes = (num_features, args.hidden_units, args.output_cat, num_classes)
     with devices.memory_for(f"--hidden_units {args.hidden_units}, --output_cat {args.output_cat}"):
-        return model.Head(*sizes, args.dropout).to(device)
+        head = model.Head(
+            num_features, args.hidden_units, args.output_cat, num_classes, args.dropout
+        )
+        return head.to(device)
 
 
 def extract_samples(
@@ -298,7 +300,7 @@ def check_labels(
     args: argparse.Namespace, settings: Settings, data: utils.DataFolder, names: dict[str, str]
 ) -> list[Finding]:
     """Look for suspect labels, near-duplicates and outliers by features."""
-    utils.warn_of_categories(data)
+    utils.check_categories(data)
     data_folder.warn_of_copies(data)
     data = utils.exclude_images(data, data.errors(), strict=args.strict)
     num_classes = len(data.class_to_idx)

@@ -218,16 +218,16 @@ def _warn_of_files(folder: Path, files: Sequence[str]) -> None:
         )
 
 
-def read_images(data: DataFolder, memo: str | os.PathLike | None = None) -> DataFolder:
+def read_images(data: DataFolder, cache: str | os.PathLike | None = None) -> DataFolder:
     """Read the files of a data folder for their digests, and divide them if splits are missing.
 
-    Every file is read once, unless the memo has its digest. Nothing on disk changes.
+    Every file is read once, unless its digest is stored. Nothing in the data folder changes.
 
     Args:
         data: from `list_images`.
-        memo: a folder for the digests of files that do not change.
+        cache: a folder for the digests of files that do not change.
     """
-    files = digest_files(data.root, data.all_paths(), memo)
+    files = digest_files(data.root, data.all_paths(), cache)
     files = progress(files, len(data.images), "reading", size=lambda _: 1, delay=1)
     images = []
     for image, file in zip(data.images, files, strict=True):
@@ -244,9 +244,7 @@ def _fill_splits(data: DataFolder, missing: list[str]) -> DataFolder:
         digests[image.category][image.path] = image.digest
     splits: dict[str, str] = {}  # by path
     for of_category in digests.values():
-        divided = divide(list(of_category), of_category, SHARES, ["train", *missing])
-        for split, paths in divided.items():
-            splits.update(dict.fromkeys(paths, split))
+        splits |= divide(of_category, SHARES, ["train", *missing])
     images = [image._replace(split=splits.get(image.path, image.split)) for image in data.images]
     images.sort(key=lambda image: SPLITS.index(image.split))
     categories = {split: data.categories.get(split, list(digests)) for split in SPLITS}
@@ -256,14 +254,13 @@ def _fill_splits(data: DataFolder, missing: list[str]) -> DataFolder:
     return data
 
 
-def read_data_folder(
-    data_dir: str | os.PathLike, memo: str | os.PathLike | None = None
-) -> DataFolder:
+def read_data_folder(data_dir: str | os.PathLike) -> DataFolder:
     """List, read and check the images of a data folder; those that cannot be read are there, too.
 
-    See `list_images`, `read_images` and `check_categories` for arguments and errors.
+    Raises:
+        UserError: see `list_images` and `check_categories`.
     """
-    data = read_images(list_images(data_dir), memo)
+    data = read_images(list_images(data_dir))
     check_categories(data)
     return data
 
@@ -277,11 +274,6 @@ def check_categories(data: DataFolder) -> None:
     problem = next(find_problems(data), None)
     if problem:
         raise UserError(f"{data.root}: {problem}")
-    warn_of_categories(data)
-
-
-def warn_of_categories(data: DataFolder) -> None:
-    """Warn of categories that a split lacks, and of those whose names look alike."""
     counts = data.counts()
     for split in SPLITS:
         absent = [name for name in data.categories["train"] if not counts[split, name]]
@@ -409,7 +401,7 @@ def load_image(
 def load_plain_view(
     path: str | os.PathLike, size: int = CROP, report: Callable[[str], object] = warn
 ) -> np.ndarray:
-    """Decode an image and return its plain view; see `load_image` and `plain_view`."""
+    """Decode an image and return its plain view, (3, size, size) uint8."""
     return plain_view(load_image(path, report, size), size)
 
 
@@ -477,5 +469,6 @@ def normalize(
     import torch  # here, because predict.py runs without it
 
     values = torch.as_tensor(views).float() / 255
-    mean, std = (values.new_tensor(three)[:, None, None] for three in (means, stds))
+    mean = values.new_tensor(means)[:, None, None]  # (3, 1, 1)
+    std = values.new_tensor(stds)[:, None, None]
     return values.sub_(mean).div_(std)

@@ -21,12 +21,10 @@ from image_files.names import look_alikes
 from system.files import escape
 from system.messages import UserError, one_line, shorten, warn
 from training.features import Settings, seconds_per_view
-from utils import (
-    DataFolder,
-    ImageFile,
-    find_problems,
-    short_side,
-)
+from utils import DataFolder, ImageFile, find_problems, short_side
+
+MAX_PENDING = 1000  # images that are decoded ahead
+LONG_ASPECT = 3  # long side to short side of an image that is reported as long
 
 # ---------------------------------------------------------------- before training
 
@@ -145,10 +143,6 @@ def print_findings(findings: Iterable[Finding]) -> None:
     """Print a line for each kind of finding."""
     for line in format_findings(findings):
         print(line)
-
-
-MAX_PENDING = 1000  # images that are decoded ahead
-LONG_ASPECT = 3  # long side to short side of an image that is reported as long
 
 
 def inspect_images(data: DataFolder, size: int) -> tuple[DataFolder, list[Finding]]:

@@ -73,12 +73,12 @@ def format_findings(findings: Iterable[Finding]) -> list[str]:
     """Return a line for each kind of finding, with how many there are, and the first ones."""
     kinds: dict[str, list[str]] = {}
     for f in findings:
-        example = f"{f.path or f'{f.split}/{f.category}'} ({f.detail})"
-        kinds.setdefault(f.finding, []).append(example)
-    return [
-        one_line(f"{kind}: {len(examples)}: {shorten(examples)}")
-        for kind, examples in kinds.items()
-    ]
+        subject = f.path or f"{f.split}/{f.category}"
+        kinds.setdefault(f.finding, []).append(f"{subject} ({f.detail})")
+    lines = []
+    for kind, examples in kinds.items():
+        lines.append(one_line(f"{kind}: {len(examples)}: {shorten(examples)}"))
+    return lines
 
 
 def write_findings(path: str | os.PathLike, findings: Iterable[Finding]) -> None:
@@ -119,13 +119,11 @@ def read_paths(path: str | os.PathLike) -> list[str]:
     """
     check_regular_file(path)
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        paths = _path_column(Path(path).read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot read it: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: its encoding is not UTF-8: save it as UTF-8") from error
-    try:
-        paths = _path_column(text)
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV file: {error}") from error
     if not paths:

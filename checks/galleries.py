@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from checks.findings import Finding
 from system.files import save_figure
 from training.report import load_thumbnails
 
-MAX_SUSPECTS, MAX_PAIRS = 24, 12  # in a gallery
+MAX_SUSPECTS = 24  # in a gallery
+MAX_PAIRS = 12
 
 
-class Gallery(NamedTuple):
+@dataclass
+class Gallery:
     """Images to be drawn: their paths, as many titles, and a title of all."""
 
     title: str
-    paths: list[str]
-    titles: list[str]
+    paths: list[str] = field(default_factory=list)
+    titles: list[str] = field(default_factory=list)
 
 
 def galleries(findings: Sequence[Finding], names: Mapping[str, str]) -> dict[str, Gallery]:
@@ -30,27 +32,22 @@ def galleries(findings: Sequence[Finding], names: Mapping[str, str]) -> dict[str
     Returns:
         "suspects" and "near-duplicates", as far as there are such findings.
     """
-    suspects = [f for f in findings if f.finding == "suspect label"][:MAX_SUSPECTS]
-    pairs = [
-        f for f in findings if f.finding == "near-duplicate" and f.detail.startswith("in another ")
-    ]
-    pairs = pairs[:MAX_PAIRS]
-    both = {
-        "suspects": Gallery(
-            "Suspect labels: the label, and the prediction of a network that did not see the image",
-            [f.path for f in suspects],
-            [
+    suspects = Gallery(
+        "Suspect labels: the label, and the prediction of a network that did not see the image"
+    )
+    pairs = Gallery("Near-duplicates in two splits or in two categories")
+    for f in findings:
+        if f.finding == "suspect label" and len(suspects.paths) < MAX_SUSPECTS:
+            suspects.paths.append(f.path)
+            suspects.titles.append(
                 f"{f.rank}. {names[f.category]} {f.probability:.0%}\n"
                 f"{names[f.suggested]} {f.suggested_probability:.0%}"
-                for f in suspects
-            ],
-        ),
-        "near-duplicates": Gallery(
-            "Near-duplicates in two splits or in two categories",
-            [path for f in pairs for path in (f.other_path, f.path)],
-            [f"{f.rank}. distance {f.distance:.2f}" for f in pairs for _ in range(2)],
-        ),
-    }
+            )
+        is_pair = f.finding == "near-duplicate" and f.detail.startswith("in another ")
+        if is_pair and len(pairs.paths) < 2 * MAX_PAIRS:
+            pairs.paths += [f.other_path, f.path]
+            pairs.titles += [f"{f.rank}. distance {f.distance:.2f}"] * 2
+    both = {"suspects": suspects, "near-duplicates": pairs}
     return {name: gallery for name, gallery in both.items() if gallery.paths}
 
 
@@ -66,6 +63,10 @@ def draw_gallery(root: str, gallery: Gallery):
     """Draw images in `root` with their titles and paths."""
     from evaluation import plots
 
-    title, paths, titles = gallery
-    images = load_thumbnails(root, paths)
-    return plots.image_grid(images, titles, title=title, captions=paths, width=2.2)
+    return plots.image_grid(
+        load_thumbnails(root, gallery.paths),
+        gallery.titles,
+        title=gallery.title,
+        captions=gallery.paths,
+        width=2.2,
+    )

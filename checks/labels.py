@@ -222,10 +222,9 @@ def pair_findings(images: Sequence[ImageFile], pairs: Pairs) -> list[Finding]:
     with the same content do not count.
     """
     findings: list[tuple[tuple[bool, bool], Finding]] = []
-    columns = (pairs.first.tolist(), pairs.second.tolist(), pairs.distance.tolist())
-    for first, second, distance in zip(*columns, strict=True):
-        image = images[second]
-        other = images[first]
+    for number, distance in enumerate(pairs.distance.tolist()):
+        image = images[int(pairs.second[number])]
+        other = images[int(pairs.first[number])]
         if image.digest != other.digest:
             order = (image.category == other.category, image.split == other.split)
             detail = f"{compare(image, other)}, distance {distance:.2f}"

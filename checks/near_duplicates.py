@@ -78,49 +78,27 @@ def find_pairs(
     Returns:
         At most MAX_NEIGHBORS of each second one.
     """
-    blocks = []
-    for start in range(0, len(vectors), ROWS):
-        rows = vectors[start : start + ROWS]
-        candidates = vectors[: start + len(rows)] if others is None else others
-        near = [
-            _near(rows, candidates[column : column + COLUMNS], start, column, limit, others is None)
-            for column in range(0, len(candidates), COLUMNS)
-        ]
+    blocks = [torch.empty(3, 0).double()]  # of pairs: first, second, similarity
+    for row in range(0, len(vectors), ROWS):
+        rows = vectors[row : row + ROWS]
+        candidates = vectors[: row + len(rows)] if others is None else others
+        near = []
+        for column in range(0, len(candidates), COLUMNS):
+            similarity = rows @ candidates[column : column + COLUMNS].T  # (ROWS, COLUMNS)
+            if others is None:
+                similarity = similarity.tril(row - column - 1)  # those before the row
+            i, j = (similarity > 1 - limit**2 / 2).nonzero(as_tuple=True)
+            pairs = [(column + j).double(), (row + i).double(), similarity[i, j].double()]
+            near.append(_nearest(torch.stack(pairs)))
         blocks.append(_nearest(torch.cat(near, 1)))
-    first, second, similarity = torch.cat([torch.empty(3, 0).double(), *blocks], 1)
+    first, second, similarity = torch.cat(blocks, 1)
     order = similarity.argsort(descending=True, stable=True)
     distance = (2 - 2 * similarity[order]).clamp(min=0).sqrt().float()
     return Pairs(first[order].long(), second[order].long(), distance)
 
 
-def _near(
-    rows: torch.Tensor,
-    columns: torch.Tensor,
-    row: int,
-    column: int,
-    limit: float,
-    is_triangle: bool,
-) -> torch.Tensor:
-    """Compare some vectors with others; see `find_pairs`.
-
-    Args:
-        row, column: the indices of the first of each.
-        is_triangle: only pairs with an index that is smaller than the row's count.
-
-    Returns:
-        (3, P) float64: indices of column and row, and their similarity.
-    """
-    similarity = rows @ columns.T
-    if is_triangle:
-        similarity = similarity.tril(row - column - 1)
-    i, j = (similarity > 1 - limit**2 / 2).nonzero(as_tuple=True)
-    return _nearest(
-        torch.stack([(j + column).double(), (i + row).double(), similarity[i, j].double()])
-    )
-
-
 def _nearest(near: torch.Tensor) -> torch.Tensor:
-    """Return the pairs (3, P) of each row with the highest similarity, MAX_NEIGHBORS at most."""
+    """Return the pairs (3, P) with the highest similarity: MAX_NEIGHBORS of each second one."""
     near = near[:, near[2].argsort(descending=True, stable=True)]
     near = near[:, near[1].argsort(stable=True)]
     _, counts = near[1].unique_consecutive(return_counts=True)

@@ -22,7 +22,8 @@ def center_crop(image: Image.Image, short: int, size: int, max_aspect: int) -> n
     longest = max_aspect * min(image.size)
     if max(image.size) > longest:  # a line of 1 x 60,000 pixels would become 256 x 15 million
         image = _cut_center(image, min(image.width, longest), min(image.height, longest))
-    width, height = (int(short * side / min(image.size)) for side in image.size)
+    width = int(short * image.width / min(image.size))
+    height = int(short * image.height / min(image.size))
     return _channels_first(_cut_center(_resize(image, width, height), size, size))
 
 
@@ -56,7 +57,8 @@ def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _cut_center(image: Image.Image, width: int, height: int) -> Image.Image:
-    x, y = round((image.width - width) / 2), round((image.height - height) / 2)
+    x = round((image.width - width) / 2)
+    y = round((image.height - height) / 2)
     return image.crop((x, y, x + width, y + height))
 
 

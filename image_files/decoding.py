@@ -20,7 +20,8 @@ from system.messages import UserError, shorten
 
 # Tags of TIFF 6.0.
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
-MAXIMUM_TAGS, MINIMUM_TAGS = (341, 281), (340, 280)
+MAXIMUM_TAGS = (341, 281)
+MINIMUM_TAGS = (340, 280)
 WHITE_IS_ZERO, SIGNED = 0, 2
 FLOAT_MAXIMA = (1, 255, 65535)  # of float images without tags
 INTEGER_MAXIMA = (255, 65535, 2**31 - 1)  # of 32-bit integers without tags
@@ -147,7 +148,8 @@ def _register_heif() -> bool:
 
 def _without(png: bytes, names: Sequence[bytes]) -> bytes:
     """Return a PNG file without its chunks of these names."""
-    chunks, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    chunks = [PNG_SIGNATURE]
+    position = len(PNG_SIGNATURE)
     while position < len(png):
         end = position + 12 + int.from_bytes(png[position : position + 4], "big")
         if png[position + 4 : position + 8] not in names:
@@ -164,14 +166,14 @@ def _decode_without_end(jpeg: bytes, min_side: int) -> Image.Image:
     Raises:
         OSError: pixels are missing.
     """
+    end = b"\xff\xd9"
     data = jpeg.rstrip(b"\xff")
-    first, second = (
-        _decode_pixels(Image.open(io.BytesIO(data + filler + b"\xff\xd9")), min_side)
-        for filler in (b"", b"\x55\xaa\x33" * 1000)
-    )
-    if first.tobytes() != second.tobytes():
+    image = _decode_pixels(Image.open(io.BytesIO(data + end)), min_side)
+    filler = b"\x55\xaa\x33" * 1000
+    other = _decode_pixels(Image.open(io.BytesIO(data + filler + end)), min_side)
+    if image.tobytes() != other.tobytes():
         raise OSError("image file is truncated")
-    return first
+    return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -246,7 +248,8 @@ def _to_8_bits(image: Image.Image, tags: Tags, report: Report) -> Image.Image:
         values = 255 - values
     values[is_transparent] = 255
     if values.max() < NEARLY or values.min() > 255 - NEARLY:
-        report(f"comes out nearly {'black' if values.max() < NEARLY else 'white'}")
+        color = "black" if values.max() < NEARLY else "white"
+        report(f"comes out nearly {color}")
     return Image.fromarray(values.round().astype(np.uint8))
 
 

@@ -1,6 +1,6 @@
-"""A digest of each file's content, which identifies it, and a memo that saves reading files again.
+"""A digest of each file's content, which identifies it, and a cache that saves reading files again.
 
-The memo is trusted for a file whose path, size, inode, modification time and ctime are those that
+The cache is trusted for a file whose path, size, inode, modification time and ctime are those that
 it had when it was read. The system sets the ctime itself: a file that is overwritten, replaced or
 renamed gets a new one, whatever its name, size and modification time are. Windows has no such time:
 there, every file is read.
@@ -13,9 +13,8 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import compress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -25,9 +24,9 @@ from system.messages import UserError
 DIGEST_BYTES = 16
 BLOCK = 2**20  # bytes
 THREADS = 8  # they wait for the disk
-MEMO_FILE = "digests.sqlite"
+CACHE_FILE = "digests.sqlite"
 MIN_AGE = 2 * 10**9  # nanoseconds: a younger file may change again within a tick of its clock
-CHUNK = 1000  # files between two writes of the memo
+CHUNK = 1000  # files between two writes of the cache
 
 
 class FileDigest(NamedTuple):
@@ -39,26 +38,29 @@ class FileDigest(NamedTuple):
 
 
 def digest_files(
-    root: str | os.PathLike, paths: Sequence[str], memo: str | os.PathLike | None = None
+    root: str | os.PathLike, paths: Sequence[str], cache: str | os.PathLike | None = None
 ) -> Iterator[FileDigest]:
-    """Yield the digest of each file, in their order; a file is read if the memo does not know it.
+    """Yield the digest of each file, in their order; a file is read if the cache lacks its digest.
 
     Args:
         paths: relative to `root`.
-        memo: a folder for the memo; None reads every file.
+        cache: a folder for the cache; None reads every file.
     """
-    with contextlib.closing(_Memo(memo)) as known, ThreadPoolExecutor(THREADS) as pool:
+    with contextlib.closing(_Cache(cache)) as stored, ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
             files = [os.path.join(root, path) for path in chunk]
             started = time.time_ns()
             statuses = list(pool.map(_status_of, files))
             digests = [
-                known.find(file, status) for file, status in zip(files, statuses, strict=True)
+                stored.find(file, status) for file, status in zip(files, statuses, strict=True)
             ]
             results = list(pool.map(_read, chunk, files, statuses, digests))
-            is_new = [not digest for digest in digests]
-            known.add(compress(zip(files, statuses, results, strict=True), is_new), started)
+            new = []
+            for file, status, digest, result in zip(files, statuses, digests, results, strict=True):
+                if result.digest and not digest and status.changed < started - MIN_AGE:
+                    new.append((_key(file), status.text, result.digest))
+            stored.add(new)
             yield from results
 
 
@@ -78,7 +80,7 @@ def digest_of(file: IO[bytes]) -> str:
 
 
 class _Status(NamedTuple):
-    """What the memo compares, as text, and the last change in nanoseconds; or an error."""
+    """What the cache compares, as text, and the last change in nanoseconds; or an error."""
 
     text: str
     changed: int
@@ -104,7 +106,7 @@ def _read(path: str, file: str, status: _Status, digest: str) -> FileDigest:
         return FileDigest(path, "", f"{file}: cannot read it: {error.strerror}")
 
 
-class _Memo:
+class _Cache:
     """Digests by path and status, in a database; it is empty if that cannot be used."""
 
     def __init__(self, folder: str | os.PathLike | None):
@@ -113,7 +115,7 @@ class _Memo:
             return
         with contextlib.suppress(OSError, sqlite3.Error):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(Path(folder, MEMO_FILE), timeout=10)
+            database = sqlite3.connect(Path(folder, CACHE_FILE), timeout=10)
             columns = "path BLOB PRIMARY KEY, status TEXT, digest TEXT"
             database.execute(f"CREATE TABLE IF NOT EXISTS files ({columns}) WITHOUT ROWID")
             self.database = database
@@ -127,17 +129,11 @@ class _Memo:
                 return row[0] if row else ""
         return ""
 
-    def add(self, items: Iterable[tuple[str, _Status, FileDigest]], started: int) -> None:
-        """Store the digests of files that did not change for MIN_AGE before they were read."""
-        if self.database is None:
-            return
-        rows = [
-            (_key(file), status.text, result.digest)
-            for file, status, result in items
-            if result.digest and status.changed < started - MIN_AGE
-        ]
-        with contextlib.suppress(sqlite3.Error), self.database:
-            self.database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
+    def add(self, rows: list[tuple[bytes, str, str]]) -> None:
+        """Store the digests of files: key, text of the status, digest."""
+        if self.database is not None:
+            with contextlib.suppress(sqlite3.Error), self.database:
+                self.database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
 
     def close(self) -> None:
         """Close the database."""

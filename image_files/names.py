@@ -102,7 +102,8 @@ def look_alikes(texts: Iterable[str]) -> list[tuple[list[str], str]]:
 
     Such as "rose", "Rose" and "rose ", or an accented letter in one or in two characters.
     """
-    return [(group, _difference(*group[:2])) for group in _groups(texts, look_alike_key).values()]
+    groups = _groups(texts, look_alike_key).values()
+    return [(group, _difference(group[0], group[1])) for group in groups]
 
 
 def look_alike_key(text: str) -> str:

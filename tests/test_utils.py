@@ -308,7 +308,7 @@ def test_each_folder_is_listed_and_each_file_read_once(
     for is_first in (True, False):
         for counter in count_calls.values():
             counter.clear()
-        utils.read_images(utils.list_images(root), tmp_path / "memo")
+        utils.read_images(utils.list_images(root), tmp_path / "cache")
         scanned = {path.rstrip("/"): n for path, n in count_calls["scandir"].items()}
         assert scanned == dict.fromkeys(folders, 1)
         assert {path: count_calls["stat"][path] for path in files} == dict.fromkeys(files, 1)

@@ -1,4 +1,4 @@
-"""image_files/digests.py: content identifies a file; the memo is trusted only where it is safe."""
+"""image_files/digests.py: content identifies a file; the cache is trusted only where it is safe."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from image_files import digests
-from image_files.digests import MEMO_FILE, digest_files, digest_of_file
+from image_files.digests import CACHE_FILE, digest_files, digest_of_file
 
 
 @pytest.fixture
@@ -38,18 +38,18 @@ def read_files(monkeypatch) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def short_age(monkeypatch):
-    """Let files be old enough for the memo after 0.1 seconds: tests do not wait for long."""
+    """Let files be old enough for the cache after 0.1 seconds: tests do not wait for long."""
     monkeypatch.setattr(digests, "MIN_AGE", 10**8)
 
 
 def wait() -> None:
-    """Wait until files are old enough for the memo."""
+    """Wait until files are old enough for the cache."""
     time.sleep(0.15)
 
 
-def digest(folder: Path, memo: Path | None = None) -> dict[str, str]:
+def digest(folder: Path, cache: Path | None = None) -> dict[str, str]:
     names = sorted(os.listdir(folder))
-    return {path: value for path, value, error in digest_files(folder, names, memo) if not error}
+    return {path: value for path, value, error in digest_files(folder, names, cache) if not error}
 
 
 def test_the_digest_follows_from_the_content_alone(folder, tmp_path):
@@ -63,13 +63,13 @@ def test_the_digest_follows_from_the_content_alone(folder, tmp_path):
 
 def test_a_file_that_did_not_change_is_read_once(folder, tmp_path, read_files, monkeypatch):
     wait()
-    first = digest(folder, tmp_path / "memo")
+    first = digest(folder, tmp_path / "cache")
     assert sorted(read_files) == ["a", "b"]
-    assert digest(folder, tmp_path / "memo") == first
+    assert digest(folder, tmp_path / "cache") == first
     monkeypatch.chdir(folder.parent)
-    assert digest(Path(folder.name), tmp_path / "memo") == first  # another name of the folder
+    assert digest(Path(folder.name), tmp_path / "cache") == first  # another name of the folder
     assert sorted(read_files) == ["a", "b"]
-    assert digest(folder) == first and len(read_files) == 4  # without a memo
+    assert digest(folder) == first and len(read_files) == 4  # without a cache
 
 
 def swap(folder: Path) -> None:
@@ -97,23 +97,23 @@ def test_a_change_under_the_same_name_size_and_time_is_noticed(folder, tmp_path,
     same_time = (folder / "a").stat().st_mtime_ns
     os.utime(folder / "b", ns=(same_time, same_time))
     wait()
-    digest(folder, tmp_path / "memo")
+    digest(folder, tmp_path / "cache")
     change(folder)
     expected = {name: digest_of_file(folder / name) for name in "ab"}
-    assert digest(folder, tmp_path / "memo") == expected
+    assert digest(folder, tmp_path / "cache") == expected
 
 
 def test_a_file_that_has_just_changed_is_not_remembered(folder, tmp_path, read_files, monkeypatch):
     monkeypatch.setattr(digests, "MIN_AGE", 10**12)
-    digest(folder, tmp_path / "memo")
-    digest(folder, tmp_path / "memo")
+    digest(folder, tmp_path / "cache")
+    digest(folder, tmp_path / "cache")
     assert sorted(read_files) == ["a", "a", "b", "b"]
 
 
 def test_what_cannot_be_read_has_a_reason(folder, tmp_path):
     (folder / "empty").touch()
     os.mkfifo(folder / "pipe")
-    files = list(digest_files(folder, ["a", "empty", "missing", "pipe"], tmp_path / "memo"))
+    files = list(digest_files(folder, ["a", "empty", "missing", "pipe"], tmp_path / "cache"))
     assert [bool(file.digest) for file in files] == [True, False, False, False]
     reasons = [file.error.removeprefix(f"{folder / file.path}: ") for file in files]
     assert reasons[1] == "empty" and reasons[3] == "not a file"
@@ -121,23 +121,23 @@ def test_what_cannot_be_read_has_a_reason(folder, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"garbage" * 100, b"", None])
-def test_a_memo_that_cannot_be_used_is_not_needed(folder, tmp_path, damage):
+def test_a_cache_that_cannot_be_used_is_not_needed(folder, tmp_path, damage):
     wait()
     expected = digest(folder)
-    memo = tmp_path / "memo"
-    digest(folder, memo)
+    cache = tmp_path / "cache"
+    digest(folder, cache)
     if damage is None:
-        shutil.rmtree(memo)
-        memo.write_text("a file")  # where the folder should be
+        shutil.rmtree(cache)
+        cache.write_text("a file")  # where the folder should be
     else:
-        (memo / MEMO_FILE).write_bytes(damage)
-    assert digest(folder, memo) == expected
+        (cache / CACHE_FILE).write_bytes(damage)
+    assert digest(folder, cache) == expected
 
 
-def test_several_processes_may_write_the_memo(folder, tmp_path):
+def test_several_processes_may_write_the_cache(folder, tmp_path):
     wait()
     expected = digest(folder, tmp_path)
-    with sqlite3.connect(tmp_path / MEMO_FILE) as other:
+    with sqlite3.connect(tmp_path / CACHE_FILE) as other:
         other.execute("BEGIN IMMEDIATE")
         other.execute("DELETE FROM files")
         other.commit()

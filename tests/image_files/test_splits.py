@@ -16,16 +16,19 @@ def digest_at(position: float) -> str:
 
 def divided(positions: list[float], groups=SPLITS) -> dict[str, list[float]]:
     digests = {str(position): digest_at(position) for position in positions}
-    parts = divide(list(digests), digests, SHARES, groups)
-    return {group: [float(path) for path in paths] for group, paths in parts.items()}
+    assigned = divide(digests, SHARES, groups)
+    parts = {group: [] for group in groups}
+    for path, group in assigned.items():
+        parts[group].append(float(path))
+    return parts
 
 
 def test_the_content_alone_decides_the_group():
     expected = {"train": [0.0, 0.5, 0.79], "valid": [0.8, 0.89], "test": [0.91, 0.999]}
     assert divided([0.0, 0.5, 0.79, 0.8, 0.89, 0.91, 0.999]) == expected
     assert divided([0.5, 0.85, 0.95], ["train", "test"]) == {"train": [0.5, 0.85], "test": [0.95]}
-    copies = divide(["a", "b"], {"a": digest_at(0.95), "b": digest_at(0.95)}, SHARES, SPLITS)
-    assert copies == {"train": ["a", "b"], "valid": [], "test": []}  # the only content
+    copies = divide({"a": digest_at(0.95), "b": digest_at(0.95)}, SHARES, SPLITS)
+    assert copies == {"a": "train", "b": "train"}  # the only content
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -48,8 +51,8 @@ def test_three_images_are_enough_for_three_groups(seed):
 
 
 def test_files_without_digest_and_too_few_files_are_divided_as_well():
-    assert divide(["a"], {}, SHARES, SPLITS) == {"train": ["a"], "valid": [], "test": []}
+    assert divide({"a": ""}, SHARES, SPLITS) == {"a": "train"}
     assert divided([0.95]) == {"train": [0.95], "valid": [], "test": []}
     assert divided([0.95, 0.85]) == {"train": [0.85], "valid": [], "test": [0.95]}
     assert sum(map(len, divided([0.3, 0.4]).values())) == 2
-    assert divide([], {}, SHARES, SPLITS) == {"train": [], "valid": [], "test": []}
+    assert divide({}, SHARES, SPLITS) == {}
