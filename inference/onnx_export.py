@@ -23,7 +23,6 @@ from system.scripts import import_optional, silenced
 if TYPE_CHECKING:
     import onnx
 
-EXPORT_PACKAGES = ("onnx", "onnxscript")
 OPSET = 18  # of ONNX's operators; fixed, so that the file does not depend on torch's version
 MIN_CALIBRATION = 8  # images that calibrate well enough; benchmarks/README.md
 MAX_DIFFERENCE = 1e-4  # in probability and novelty
@@ -130,7 +129,7 @@ def export_onnx(
     Raises:
         UserError: a package is missing, the exporter fails, or the file cannot be written.
     """
-    import_optional("--to_onnx", *EXPORT_PACKAGES)
+    import_optional("--to_onnx", "onnx", "onnxscript")
     if calibration:
         import_optional("--int8", "onnxruntime")
     # Two images: some exporters take the number of one image for a constant.
