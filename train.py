@@ -148,10 +148,8 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     check_no_input_below("--save_dir", path.parent, args.data_dir, data.all_paths())
     names = name_categories(list(data.class_to_idx), args.category_names)
     data = utils.read_images(data, None if args.no_cache else args.cache_dir)
-    utils.check_categories(data)
-    data_folder.warn_of_copies(data)
     failures = data.errors()
-    data = utils.exclude_images(data, failures, strict=args.strict)
+    data = data_folder.check_and_exclude(data, strict=args.strict)
     backbone = model.Backbone(args.arch)
     make_head = partial(
         new_head, args, backbone.num_features, len(data.class_to_idx), settings.device
@@ -300,9 +298,7 @@ def check_labels(
     args: argparse.Namespace, settings: Settings, data: utils.DataFolder, names: dict[str, str]
 ) -> list[Finding]:
     """Look for suspect labels, near-duplicates and outliers by features."""
-    utils.check_categories(data)
-    data_folder.warn_of_copies(data)
-    data = utils.exclude_images(data, data.errors(), strict=args.strict)
+    data = data_folder.check_and_exclude(data, strict=args.strict)
     num_classes = len(data.class_to_idx)
     args.output_cat = args.output_cat or num_classes
     backbone = model.Backbone(args.arch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from checks.findings import (
     compare,
     find_copies,
     finding_of,
-    format_findings,
+    print_findings,
     read_paths,
     write_findings,
 )
@@ -21,12 +20,33 @@ from image_files.names import look_alikes
 from system.files import escape
 from system.messages import UserError, one_line, shorten, warn
 from training.features import Settings, seconds_per_view
-from utils import DataFolder, ImageFile, find_problems, short_side
+from utils import (
+    DataFolder,
+    ImageFile,
+    check_categories,
+    exclude_images,
+    find_problems,
+    short_side,
+)
 
 MAX_PENDING = 1000  # images that are decoded ahead
 LONG_ASPECT = 3  # long side to short side of an image that is reported as long
 
 # ---------------------------------------------------------------- before training
+
+
+def check_and_exclude(data: DataFolder, *, strict: bool = False) -> DataFolder:
+    """Warn of what may be wrong with a data folder, and leave out images that cannot be read.
+
+    Args:
+        strict: an image that cannot be read is an error.
+
+    Raises:
+        UserError: training refuses the folder, or a category has no image left.
+    """
+    check_categories(data)
+    warn_of_copies(data)
+    return exclude_images(data, data.errors(), strict=strict)
 
 
 def warn_of_copies(data: DataFolder) -> None:
@@ -137,12 +157,6 @@ def print_counts(data: DataFolder) -> None:
             f"of {sizes[0][0]} ({sizes[0][1]}) to {sizes[-1][0]} ({sizes[-1][1]})"
         )
         print(one_line(line))
-
-
-def print_findings(findings: Iterable[Finding]) -> None:
-    """Print a line for each kind of finding."""
-    for line in format_findings(findings):
-        print(line)
 
 
 def inspect_images(data: DataFolder, size: int) -> tuple[DataFolder, list[Finding]]:

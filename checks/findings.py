@@ -69,16 +69,14 @@ def compare(image: ImageFile, other: ImageFile) -> str:
     return f"in another {' and '.join(different)}: {other.path}"
 
 
-def format_findings(findings: Iterable[Finding]) -> list[str]:
-    """Return a line for each kind of finding, with how many there are, and the first ones."""
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print a line for each kind of finding, with how many there are, and the first ones."""
     kinds: dict[str, list[str]] = {}
     for f in findings:
         subject = f.path or f"{f.split}/{f.category}"
         kinds.setdefault(f.finding, []).append(f"{subject} ({f.detail})")
-    lines = []
     for kind, examples in kinds.items():
-        lines.append(one_line(f"{kind}: {len(examples)}: {shorten(examples)}"))
-    return lines
+        print(one_line(f"{kind}: {len(examples)}: {shorten(examples)}"))
 
 
 def write_findings(path: str | os.PathLike, findings: Iterable[Finding]) -> None:

@@ -17,8 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from checks.data_folder import print_findings
-from checks.findings import Finding, compare, finding_of
+from checks.findings import Finding, compare, finding_of, print_findings
 from checks.near_duplicates import Batches, Pairs, connect, embed, find_pairs
 from image_files.names import display_names
 from model import Head

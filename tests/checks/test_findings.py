@@ -8,7 +8,7 @@ from checks.findings import (
     Finding,
     compare,
     find_copies,
-    format_findings,
+    print_findings,
     read_paths,
     write_findings,
     write_unreadable,
@@ -19,10 +19,11 @@ from utils import ImageFile
 # ---------------------------------------------------------------- findings
 
 
-def test_each_kind_has_a_line_with_the_first_ones():
+def test_each_kind_has_a_line_with_the_first_ones(capsys):
     findings = [Finding("long", "train", "a", f"train/a/{i}.jpg", "900 x 20") for i in range(7)]
     findings.insert(1, Finding("empty category", "train", "b\nc", detail="no image"))
-    first, second = format_findings(findings)
+    print_findings(findings)
+    first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("long: 7: train/a/0.jpg (900 x 20), train/a/1.jpg (900 x 20), ")
     assert first.count("900 x 20") == 5 and first.endswith(", ...")
     assert second == "empty category: 1: train/b c (no image)"

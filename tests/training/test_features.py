@@ -322,6 +322,25 @@ def test_each_setting_has_its_own_features(images, tmp_path, computed, setting):
     assert sum(computed) == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PREPROCESSING_VERSION", 0),
+        ("MAX_ASPECT", 8),
+        ("CROP_SCALE", (0.2, 1.0)),
+        ("CROP_RATIO", (1.0, 1.0)),
+    ],
+)
+def test_features_of_another_preprocessing_are_not_used(
+    images, tmp_path, computed, monkeypatch, name, value
+):
+    views = two_views(images)[:2]
+    extract_tiny(images, views, tmp_path)
+    monkeypatch.setattr(utils, name, value)
+    extract_tiny(images, views, tmp_path)
+    assert sum(computed) == 4
+
+
 def test_a_damaged_record_is_computed_again(images, tmp_path, computed):
     views = two_views(images)[:8]
     extracted = extract_tiny(images, views, tmp_path)
