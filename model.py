@@ -154,23 +154,13 @@ class Backbone(nn.Module):
         x = self.features[: self.feature_layers[0] + 1](x)  # (N, 512, H / 8, W / 8)
         first = pool_regions(x, REGIONS)
         maps = self.features[self.feature_layers[0] + 1](x)  # (N, 512, H / 16, W / 16)
-        return torch.cat([first, self.second_stage(maps)], 2), maps
-
-    def second_stage(self, maps: torch.Tensor) -> torch.Tensor:
-        """Last block's input (N, 512, H, W) -> (N, len(REGIONS), num_features / 2) float32."""
-        return pool_regions(self.last_block(maps), REGIONS)
+        second = pool_regions(self.last_block(maps), REGIONS)
+        return torch.cat([first, second], 2), maps
 
     @property
     def last_block(self) -> nn.Sequential:
-        """The convolutions after the fourth max-pooling, which fine-tuning may change."""
+        """The convolutions after the fourth max-pooling."""
         return self.features[self.feature_layers[0] + 2 :]
-
-    def maps_shape(self, size: int) -> tuple[int, int, int]:
-        """Return (C, H, W) of the last block's input, for images of `size` x `size` pixels."""
-        for layer in self.features[: self.feature_layers[0] + 2]:
-            if isinstance(layer, nn.MaxPool2d):
-                size //= 2
-        return self.features[self.feature_layers[0] - 1].out_channels, size, size
 
     def digest(self) -> str:
         """Return the sha256 of all weights, in hexadecimal."""

@@ -41,7 +41,7 @@ from system.arguments import whole_number
 from system.messages import UserError, is_first_process, warn
 from system.outputs import check_no_input_below, check_output, lock, output_path
 from system.torchrun import process_group
-from training import fine_tuning, fitting, report
+from training import fitting, report
 from training.feature_store import default_cache_folder
 from training.features import Settings, assist_extraction, extract, list_views
 from training.fitting import FEW_IMAGES, LARGE_BATCH, SMALL_BATCH
@@ -49,7 +49,6 @@ from training.resume import UnfinishedRun, is_finished
 
 CHECKPOINT = "assets/model/checkpoint_script.pth"
 CHECK_LABELS = "also look for incorrect labels and near-duplicates, do not train"
-FINE_TUNE = "more epochs, that also train the last block; no gain on Oxford-102 (%(default)s)"
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
@@ -84,7 +83,6 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--epochs", type=whole_number(1), default=7, help="passes over the features (%(default)s)")
     batch = f"regions in a step ({LARGE_BATCH}; {SMALL_BATCH} with fewer than {FEW_IMAGES} images "
     add("--batch_size", type=whole_number(1), help=batch + "a category)")
-    add("--fine_tune", type=whole_number(0), default=0, metavar="EPOCHS", help=FINE_TUNE)
     add("--final", action="store_true", help="fit on train and valid together, after that on train")
     add("--seed", type=whole_number(0), default=0, help="of everything random (%(default)s)")
     add = parser.add_argument_group("machine").add_argument
@@ -99,10 +97,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--cache_dir", default=str(default_cache_folder()), help=cache)
     add("--no_cache", action="store_true", help="store no features for later runs")
     args = parser.parse_args(command_line)
-    if args.fine_tune and (args.final or args.image_size > utils.CROP):
-        parser.error(f"--fine_tune goes with an --image_size up to {utils.CROP}, without --final")
-    if args.precision == "int8" and (args.device == "gpu" or args.fine_tune or args.check):
-        parser.error("--precision int8 goes without --device gpu, --fine_tune and --check")
+    if args.precision == "int8" and (args.device == "gpu" or args.check):
+        parser.error("--precision int8 goes without --device gpu and --check")
     if args.check and args.check_labels:
         parser.error("--check_labels does all that --check does: leave out --check")
     return args
@@ -121,7 +117,6 @@ def main(command_line: list[str] | None = None) -> None:
         device=device,
         precision=precision,
         workers=workers,
-        maps=args.fine_tune > 0,
     )
     with process_group():
         if not is_first_process():
@@ -167,12 +162,9 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     write_unreadable(table, failures)
     if args.weights != "none":  # whose features mean nothing
         labels.warn_of_near_duplicates(data, samples.averages)
-    history, samples = fine_tuning.fit_network(
-        args, backbone, head, final, samples, settings.precision, unfinished
-    )
+    history = fitting.fit_heads(args, head, final, samples, unfinished)
     evaluation = fitting.evaluate(head, samples, final)
-    used = fine_tuning.used_epoch(history, args.epochs)
-    metrics = used | evaluation.metrics
+    last_epoch = history[-1]
     classifier = model.Classifier(
         backbone,
         final or head,
@@ -184,7 +176,11 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
         temperature=evaluation.temperature,
         detector=evaluation.detector,
         names=names,
-        history={"epoch": used["epoch"], "metrics": metrics, "arguments": vars(args)},
+        history={
+            "epoch": last_epoch["epoch"],
+            "metrics": last_epoch | evaluation.metrics,
+            "arguments": vars(args),
+        },
     )
     model.save_checkpoint(path, classifier)
     if failures:
@@ -194,7 +190,6 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
         written = report.write_report(
             path,
             history=history,
-            epoch=used["epoch"],
             data=data,
             evaluation=evaluation,
             names=names,

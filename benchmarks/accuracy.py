@@ -55,7 +55,7 @@ PUBLISHED = [  # VGGs on these photographs, as their authors report them: images
         "https://github.com/jimgoo/caffe-oxford102",
     ],
 ]
-ROWS = ["default", "image_size 448", "image_size 448, final", "fine_tune 5"]
+ROWS = ["default", "image_size 448", "image_size 448, final"]
 COLUMNS = {
     "accuracy": "test_accuracy",
     "top-5": "test_top5_accuracy",

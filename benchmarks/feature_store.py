@@ -67,7 +67,7 @@ class OwnStore:
     """Append-only files of records of a fixed size."""
 
     def __init__(self, folder: str):
-        self.db = RecordStore(folder, {"features": SHAPE})
+        self.db = RecordStore(folder, SHAPE)
 
     def write(self, keys: list[bytes], values: np.ndarray) -> None:
         self.db.append(keys, values)

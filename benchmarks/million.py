@@ -37,7 +37,7 @@ def main() -> None:
         rng = np.random.default_rng(0)
         centers = rng.random((args.classes, args.num_features), np.float32)
         labels = rng.integers(0, args.classes, args.images)
-        store = RecordStore(folder, {"features": shape})
+        store = RecordStore(folder, shape)
         keys = [number.to_bytes(KEY_BYTES, "big") for number in range(args.images)]
         for first in range(0, args.images, 1000):
             batch = labels[first : first + 1000]
@@ -47,7 +47,7 @@ def main() -> None:
         times["writing"] = time.perf_counter() - start
 
         start = time.perf_counter()
-        store = RecordStore(folder, {"features": shape})
+        store = RecordStore(folder, shape)
         features = Features(store, *store.find(keys))
         times["finding and checking"] = time.perf_counter() - start
 

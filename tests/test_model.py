@@ -93,24 +93,18 @@ def test_the_backbone_is_torchvisions_with_two_stages_pooled(arch):
     torch.testing.assert_close(maps, expected_maps)
 
 
-def test_a_pass_gives_features_and_their_second_stage_follows_from_the_maps():
+def test_the_second_half_of_features_follows_from_the_maps_and_can_be_replaced():
     backbone, images = small_backbone(), random_images(2, 3, 32, 48)
     with torch.inference_mode():
         features, maps = backbone.features_and_maps(images)
         assert torch.equal(backbone(images), features)
-        second = backbone.second_stage(maps)
-    assert maps.shape[1:] == (64, 16, 24) == (*backbone.maps_shape(32)[:2], 24)
+        second = pool_regions(backbone.last_block(maps), REGIONS)
+    assert maps.shape[1:] == (64, 16, 24)
     assert torch.equal(second, features[..., 128:])
     assert torch.equal(replace_second_stage(features, second), features)
     replaced = replace_second_stage(features, torch.zeros_like(second))
     assert torch.equal(replaced[..., :128], features[..., :128])
     assert not replaced[..., 128:].any()
-
-
-@pytest.mark.parametrize("arch", ["vgg16", "vgg13"])
-def test_the_shape_of_maps_is_known_without_weights(arch):
-    assert Backbone(arch).maps_shape(224) == (512, 14, 14)
-    assert Backbone(arch).maps_shape(72) == (512, 4, 4)
 
 
 def test_a_large_image_has_the_regions_of_two_scales():

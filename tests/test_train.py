@@ -256,26 +256,6 @@ def test_the_final_head_is_the_head_of_a_folder_whose_train_has_valid_too(
     assert torch.allclose(means[0]["head.std"], means[1]["head.std"], atol=1e-5)
 
 
-def test_fine_tuning_continues_after_the_last_epoch(train_tiny, call, images):
-    done, path = train_tiny("--epochs", 1)
-    assert done.returncode == 0, done.stderr
-    before, states = state_of(path), []
-    for _ in range(2):
-        done, path = train_tiny("--epochs", 1, "--fine_tune", 2)
-        assert done.returncode == 0, done.stderr
-        assert [line.split()[1] for line in epochs_of(done)] == ["1/3", "2/3", "3/3"]
-        states.append(state_of(path))
-    assert same_bits(*states)
-    content = torch.load(path, weights_only=True)
-    assert content["epoch"] > 1 and content["metrics"]["epoch"] == content["epoch"]
-    backbone = {name for name in before if name.startswith("backbone.")}
-    changed = {name for name in backbone if not torch.equal(states[0][name], before[name])}
-    assert changed == {"backbone.features.7.weight", "backbone.features.7.bias"}
-    image = images / "test" / "10" / "test_0.jpg"
-    done = call("predict.py", "--input", image, "--checkpoint", path)
-    assert table_rows(done.stdout)[0][3] == "10"
-
-
 def test_without_a_cache_the_same_seed_gives_the_same_bits(train_tiny, tmp_path):
     states = []
     for workers in (0, 2):
@@ -553,7 +533,6 @@ INVALID_VALUES = {
     "--learning_rate": ["0", "-0.1", "nan", "inf", "fast"],
     "--epochs": ["0", "-1", "1e3"],
     "--batch_size": ["0", "-1", "x"],
-    "--fine_tune": ["-1", "x", "1.5"],
     "--seed": ["-1", "x", "0.5"],
     "--device": ["tpu"],
     "--precision": ["int4"],
@@ -578,8 +557,6 @@ def test_an_invalid_value_is_named(call, images, flag, value):
         ([], "--data_dir"),
         (["--data_dir", "flowers", "--output_cat", "3", "--color", "red"], "--color"),
         (["--data_dir", "flowers", "--output_cat"], "--output_cat"),
-        (["--data_dir", "flowers", "--fine_tune", "1", "--final"], "--fine_tune"),
-        (["--data_dir", "flowers", "--fine_tune", "1", "--image_size", "256"], "--image_size"),
         (["--data_dir", "flowers", "--check", "--check_labels"], "leave out --check"),
     ],
 )

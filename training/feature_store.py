@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,17 +29,20 @@ class RecordStore:
     needed does not depend on the number of records.
 
     Args:
-        fields: name -> shape of each field of a record.
+        shape: of the values of a record.
         hint: what to do if the folder cannot be used, for the error message.
 
     Raises:
         UserError: the folder cannot be made or read.
     """
 
-    def __init__(self, folder: str | Path, fields: Mapping[str, tuple[int, ...]], hint: str = ""):
-        self.folder, self.hint = Path(folder), hint
-        values = [(name, "<f2", shape) for name, shape in fields.items()]
-        self.dtype = np.dtype([("key", f"V{KEY_BYTES}"), *values, ("checksum", "<u4")])
+    def __init__(self, folder: str | Path, shape: tuple[int, ...], hint: str = ""):
+        self.folder = Path(folder)
+        self.hint = hint
+        self.values_type = np.dtype(("<f2", shape))
+        self.dtype = np.dtype(
+            [("key", f"V{KEY_BYTES}"), ("values", self.values_type), ("checksum", "<u4")]
+        )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.paths = sorted(self.folder.glob("*.features"))
@@ -56,30 +59,31 @@ class RecordStore:
             in it (len(keys),) int64.
         """
         numbers = {key: number for number, key in enumerate(keys)}
-        files, rows = np.full(len(keys), MISSING, np.int32), np.zeros(len(keys), np.int64)
+        files = np.full(len(keys), MISSING, np.int32)
+        rows = np.zeros(len(keys), np.int64)
         try:
             for file, path in enumerate(self.paths):
                 for row, record in enumerate(_records(path, self.dtype.itemsize)):
                     number = numbers.get(record[:KEY_BYTES])
                     if number is not None and _checksum(record) == record[-4:]:
-                        files[number], rows[number] = file, row
+                        files[number] = file
+                        rows[number] = row
         except OSError as error:
             raise self._unusable(error) from error
         last = [numbers[key] for key in keys]  # a key may be asked for twice
         return files[last], rows[last]
 
-    def append(self, keys: Sequence[bytes], *values: np.ndarray) -> tuple[int, range]:
+    def append(self, keys: Sequence[bytes], values: np.ndarray) -> tuple[int, range]:
         """Append a record for each key.
 
         Args:
-            values: of each field, (len(keys), *shape).
+            values: (len(keys), *shape).
 
         Returns:
             The number of the file, and the rows in it.
         """
         records = np.zeros(len(keys), self.dtype)
-        for name, value in zip(self.dtype.names[1:-1], values, strict=True):  # type: ignore[index]
-            records[name] = value
+        records["values"] = values
         for record, key in zip(records, keys, strict=True):
             record["key"] = np.void(key)
             record["checksum"] = np.frombuffer(_checksum(record.tobytes()), "<u4")[0]
@@ -97,16 +101,16 @@ class RecordStore:
         return len(self.paths) - 1, range(self._written - len(keys), self._written)
 
     def read(
-        self, name: str, files: np.ndarray, rows: np.ndarray, items: np.ndarray | None = None
+        self, files: np.ndarray, rows: np.ndarray, items: np.ndarray | None = None
     ) -> np.ndarray:
-        """Read the field `name` of records, as float16.
+        """Read the values of records, as float16.
 
         The files are read, not memory-mapped: how much of a mapped file counts as this process's
         memory depends on the system, and may be all of it.
 
         Args:
             files, rows: (N,) where the records are.
-            items: (N,) index into the field's first axis: read only that item of each record.
+            items: (N,) index into the first axis of values: read only that item of each record.
 
         Returns:
             (N, *shape), or (N, *shape[1:]) with `items`.
@@ -114,13 +118,12 @@ class RecordStore:
         Raises:
             UserError: a file has been deleted or cut off.
         """
-        field_type, offset, *_ = self.dtype.fields[name]  # type: ignore[index]
-        shape = field_type.shape
-        start = rows * self.dtype.itemsize + offset
+        shape = self.values_type.shape
+        start = rows * self.dtype.itemsize + KEY_BYTES
         if items is not None:
-            start = start + items * (field_type.itemsize // shape[0])
+            start = start + items * (self.values_type.itemsize // shape[0])
             shape = shape[1:]
-        values = np.empty((len(rows), *shape), field_type.base)
+        values = np.empty((len(rows), *shape), self.values_type.base)
         target = values.view(np.uint8).reshape(len(rows), -1)  # their bytes
         for number in np.unique(files):
             path = self.paths[number]
@@ -136,11 +139,11 @@ class RecordStore:
                 ) from error
         return values
 
-    def read_all(self, name: str, files: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Read the field `name` of records as `read` does; of MISSING ones, the values are 0."""
-        values = np.zeros((len(rows), *self.dtype[name].shape), np.float16)
-        [stored] = np.nonzero(files != MISSING)
-        values[stored] = self.read(name, files[stored], rows[stored])
+    def read_all(self, files: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Read the values of records as `read` does; those of MISSING ones are 0."""
+        values = np.zeros((len(rows), *self.values_type.shape), np.float16)
+        is_stored = files != MISSING
+        values[is_stored] = self.read(files[is_stored], rows[is_stored])
         return values
 
     def close(self) -> None:

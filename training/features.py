@@ -44,7 +44,6 @@ class Settings:
         precision: in which the convolutions run.
         workers: processes that decode images.
         image_size: pixels of a view's side.
-        maps: also store the input of the backbone's last block: 200 KB more a view.
     """
 
     means: Sequence[float] = tuple(utils.MEANS)
@@ -53,7 +52,6 @@ class Settings:
     precision: torch.dtype = torch.float32
     workers: int = 0
     image_size: int = utils.CROP
-    maps: bool = False
 
 
 class View(NamedTuple):
@@ -106,15 +104,15 @@ class Features:
         Raises:
             UserError: a file has been deleted or cut off.
         """
-        num_bytes = len(self) * self.store.dtype["features"].itemsize
+        num_bytes = len(self) * self.store.values_type.itemsize
         if self._loaded is None and num_bytes <= MEMORY_LIMIT:
-            self._loaded = torch.from_numpy(self.store.read_all("features", self.file, self.row))
+            self._loaded = torch.from_numpy(self.store.read_all(self.file, self.row))
         if self._loaded is not None:
             return self._loaded[index].float()
         if isinstance(index, tuple):
             rows, regions = index
-            return self._read("features", rows, regions)
-        return self._read("features", index)
+            return self._read(rows, regions)
+        return self._read(index)
 
     def averages(self, rows: torch.Tensor) -> torch.Tensor:
         """Read the averages over the whole image: (B,) int64 -> (B, num_features / 2) float32.
@@ -122,13 +120,9 @@ class Features:
         Of two scales, they are of the smaller one, which is nearer to 224 pixels.
         """
         # Two stages of equally many channels, of each the averages and then the maxima.
-        region = self.store.dtype["features"].shape[0] - len(REGIONS)
+        region = self.store.values_type.shape[0] - len(REGIONS)
         whole = self[rows, torch.full_like(rows, region)]
         return whole.unflatten(1, (2, 2, -1))[:, :, 0].flatten(1)
-
-    def maps(self, rows: torch.Tensor) -> torch.Tensor:
-        """Read the input of the backbone's last block: (B,) int64 -> (B, 512, 14, 14) float32."""
-        return self._read("maps", rows)
 
     def identity(self) -> str:
         """Return a digest of the views, their images and all settings, in hexadecimal."""
@@ -144,12 +138,10 @@ class Features:
             _loaded=None,
         )
 
-    def _read(
-        self, name: str, rows: torch.Tensor, regions: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def _read(self, rows: torch.Tensor, regions: torch.Tensor | None = None) -> torch.Tensor:
         index = rows.numpy()
         items = None if regions is None else regions.numpy()
-        values = self.store.read(name, self.file[index], self.row[index], items)
+        values = self.store.read(self.file[index], self.row[index], items)
         return torch.from_numpy(values.astype(np.float32))
 
 
@@ -160,7 +152,7 @@ class Batch(NamedTuple):
     """Some of all views: decoded, or their features."""
 
     indices: list[int]  # into the list of all views
-    content: tuple[np.ndarray, ...]  # (N, 3, size, size) uint8; or features and maps, float16
+    content: np.ndarray  # (N, 3, size, size) uint8; or features, float16
     failures: dict[int, str]  # by index: why a view's image could not be decoded
 
     def size(self) -> int:
@@ -221,7 +213,7 @@ def extract(
             for index, reason in batch.failures.items():
                 features.failures[views[index].path] = reason
             keys = [features.keys[index] for index in batch.indices]
-            file, rows = features.store.append(keys, *batch.content)
+            file, rows = features.store.append(keys, batch.content)
             features.file[batch.indices] = file
             features.row[batch.indices] = rows
             if strict and features.failures:
@@ -270,12 +262,9 @@ def _find_stored(
 ) -> Features:
     """Open the store of these settings, and find the features that it has."""
     text = _settings_text(backbone, settings)
-    size = settings.image_size
-    fields: dict[str, tuple[int, ...]] = {"features": (num_regions(size), backbone.num_features)}
-    if settings.maps:
-        fields["maps"] = backbone.maps_shape(size)
+    shape = (num_regions(settings.image_size), backbone.num_features)
     folder = cache / hashlib.sha256(text.encode()).hexdigest()[:16]
-    store = RecordStore(folder, fields, hint="; name another folder with --cache_dir")
+    store = RecordStore(folder, shape, hint="; name another folder with --cache_dir")
     identities = [f"{view.number} {view.digest}".encode() for view in views]
     keys = [hashlib.sha256(identity).digest()[:KEY_BYTES] for identity in identities]
     file, row = store.find(keys)
@@ -297,7 +286,6 @@ def _settings_text(backbone: Backbone, settings: Settings) -> str:
         "weights": backbone.digest(),
         "precision": str(settings.precision),
         "device": settings.device.type,
-        "maps": settings.maps,
     }
     return json.dumps(values)
 
@@ -333,25 +321,24 @@ class _Images(Dataset):
         image = self.work[number]
         try:
             views = utils.load_views(self.root, image.path, image.digest, image.numbers, self.size)
-            return Batch(image.indices, (views,), {})
+            return Batch(image.indices, views, {})
         except UserError as error:
             empty = np.empty((0, 3, self.size, self.size), np.uint8)
-            return Batch([], (empty,), dict.fromkeys(image.indices, str(error)))
+            return Batch([], empty, dict.fromkeys(image.indices, str(error)))
 
 
 def _collate(batches: list[Batch]) -> Batch:
     """Join several batches into one."""
     failures = {index: why for batch in batches for index, why in batch.failures.items()}
     indices = [index for batch in batches for index in batch.indices]
-    content = zip(*(batch.content for batch in batches), strict=True)
-    return Batch(indices, tuple(np.concatenate(arrays) for arrays in content), failures)
+    return Batch(indices, np.concatenate([batch.content for batch in batches]), failures)
 
 
 @torch.inference_mode()
 def _run_backbone(
     backbone: Backbone, decoded: Iterable[Batch], settings: Settings
 ) -> Iterator[Batch]:
-    """Turn batches of views into batches of features, and of maps if asked for.
+    """Turn batches of views into batches of features.
 
     Raises:
         UserError: the GPU's memory is not enough for a single view.
@@ -360,14 +347,13 @@ def _run_backbone(
     backbone = fast_copy(backbone, device, settings.precision)
     limit = default_batch_size(device.type, settings.image_size)  # views that fit into memory
     for batch in decoded:
-        views = torch.from_numpy(batch.content[0])
-        done: list[list[torch.Tensor]] = []
+        views = torch.from_numpy(batch.content)
+        done: list[torch.Tensor] = []
         while len(views) or not done:
             try:
                 inputs = views[:limit].to(device, non_blocking=True)
                 inputs = utils.normalize(inputs, settings.means, settings.stds)
-                many = backbone.features_and_maps(inputs) if settings.maps else [backbone(inputs)]
-                done.append([values.half().cpu() for values in many])
+                done.append(backbone(inputs).half().cpu())
             except torch.OutOfMemoryError as error:
                 if limit == 1:
                     raise UserError("not enough GPU memory; use --device cpu") from error
@@ -375,8 +361,7 @@ def _run_backbone(
                 warn(f"not enough GPU memory: continuing with {limit} views at a time")
                 continue
             views = views[limit:]
-        content = tuple(torch.cat(tensors).numpy() for tensors in zip(*done, strict=True))
-        yield batch._replace(content=content)
+        yield batch._replace(content=torch.cat(done).numpy())
 
 
 def seconds_per_view(arch: str, root: str, paths: Sequence[str], settings: Settings) -> float:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from evaluation.calibration import fit_temperature
@@ -48,7 +47,7 @@ class Samples(NamedTuple):
         views: of each image of train; the first one is the plain one.
     """
 
-    features: Any  # Features or FineTunedFeatures
+    features: Features
     labels: torch.Tensor
     rows: dict[str, torch.Tensor]
     views: int = 1
@@ -105,9 +104,7 @@ def fit_heads(
         The history of the first head.
     """
     run.check_features(samples.features.identity())
-    total_epochs = args.epochs + args.fine_tune
-    if final is not None:
-        total_epochs += args.epochs
+    total_epochs = args.epochs if final is None else 2 * args.epochs
     history = fit(
         head,
         samples,
@@ -272,7 +269,7 @@ def format_epoch(row: dict[str, float], total_epochs: int) -> str:
     return line
 
 
-def restore(head: nn.Module, optimizer: Sgd, state: dict[str, Any], steps: int) -> list[dict]:
+def restore(head: Head, optimizer: Sgd, state: dict[str, Any], steps: int) -> list[dict]:
     """Load the state that `fit` saved after an epoch; returns its history.
 
     Args:

@@ -31,7 +31,6 @@ def write_report(
     checkpoint: Path,
     *,
     history: list[dict],
-    epoch: int,
     data: DataFolder,
     evaluation: Evaluation,
     names: Mapping[str, str],
@@ -39,7 +38,6 @@ def write_report(
     """Write tables and figures of a training beside its checkpoint; returns their paths.
 
     Args:
-        epoch: the one whose weights are used.
         data: without images that could not be decoded.
         evaluation: of its images of test.
         names: category folder -> name; a category without one has its folder's name.
@@ -61,7 +59,7 @@ def write_report(
         data.root, files=data.paths("test"), labels=labels, probs=probs, names=category_names
     )
     figures = {
-        "curves.png": plots.learning_curves(history, epoch),
+        "curves.png": plots.learning_curves(history, used_epoch=len(history)),
         "confusion.png": plots.confusion_matrix(labels, probs.argmax(1), category_names),
         "mistakes.png": mistakes,
     }

@@ -140,7 +140,7 @@ def test_a_missing_package_is_named(monkeypatch):
         IntegerLayers(list(layers_of()), 0, [1, 1, 1, 1])
 
 
-@pytest.mark.parametrize("flags", [["--fine_tune", 1], ["--check"], ["--device", "gpu"]])
+@pytest.mark.parametrize("flags", [["--check"], ["--device", "gpu"]])
 def test_what_does_not_go_with_integers_is_said(call, images, flags):
     done = call("train.py", "--data_dir", images, "--precision", "int8", *flags)
     assert done.returncode == 2 and "--precision int8 goes without" in messages_of(done)[-1]

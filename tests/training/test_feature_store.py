@@ -13,23 +13,22 @@ from conftest import ROOT, TIMEOUT, not_root
 from system.messages import UserError
 from training.feature_store import KEY_BYTES, MISSING, RecordStore, default_cache_folder
 
-FIELDS = {"points": (3, 4), "image": (2, 5, 5)}
+SHAPE = (3, 4)
 
 
 def keys_of(*numbers: int) -> list[bytes]:
     return [bytes([number]) * KEY_BYTES for number in numbers]
 
 
-def values_of(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Make values of each of FIELDS."""
-    rng = np.random.default_rng(seed)
-    return tuple(rng.random((count, *shape)).astype(np.float16) for shape in FIELDS.values())
+def values_of(count: int) -> np.ndarray:
+    """Make values (count, *SHAPE)."""
+    return np.random.default_rng(0).random((count, *SHAPE)).astype(np.float16)
 
 
-def store_of(folder: Path, keys: list[bytes], *values: np.ndarray) -> RecordStore:
+def store_of(folder: Path, keys: list[bytes], values: np.ndarray) -> RecordStore:
     """Write a store with one file of these records."""
-    store = RecordStore(folder, FIELDS)
-    store.append(keys, *values)
+    store = RecordStore(folder, SHAPE)
+    store.append(keys, values)
     store.close()
     return store
 
@@ -39,47 +38,46 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def test_records_are_read_as_they_were_written(tmp_path):
-    points, image = values_of(5)
-    store = store_of(tmp_path / "new" / "folder", keys_of(0, 1, 2, 3, 4), points, image)
-    again = RecordStore(tmp_path / "new" / "folder", FIELDS)
+    values = values_of(5)
+    store = store_of(tmp_path / "new" / "folder", keys_of(0, 1, 2, 3, 4), values)
+    again = RecordStore(tmp_path / "new" / "folder", SHAPE)
     for opened in (store, again):
         files, rows = opened.find(keys_of(3, 9, 0, 3))
         assert files.tolist() == [0, MISSING, 0, 0]
         files, rows = files[[0, 2, 3]], rows[[0, 2, 3]]
-        for name, expected in (("points", points), ("image", image)):
-            values = opened.read(name, files, rows)
-            assert values.dtype == np.float16
-            assert np.array_equal(values, expected[[3, 0, 3]])
-        items = opened.read("points", files, rows, np.array([2, 0, 1]))
-        assert np.array_equal(items, points[[3, 0, 3], [2, 0, 1]])
+        read = opened.read(files, rows)
+        assert read.dtype == np.float16
+        assert np.array_equal(read, values[[3, 0, 3]])
+        items = opened.read(files, rows, np.array([2, 0, 1]))
+        assert np.array_equal(items, values[[3, 0, 3], [2, 0, 1]])
 
 
 def test_append_returns_the_location_of_the_records(tmp_path):
-    store_of(tmp_path, keys_of(9), *values_of(1))
-    points, image = values_of(5)
-    store = RecordStore(tmp_path, FIELDS)
-    assert store.append(keys_of(0, 1), points[:2], image[:2]) == (1, range(0, 2))
-    assert store.append(keys_of(2, 3, 4), points[2:], image[2:]) == (1, range(2, 5))
+    store_of(tmp_path, keys_of(9), values_of(1))
+    values = values_of(5)
+    store = RecordStore(tmp_path, SHAPE)
+    assert store.append(keys_of(0, 1), values[:2]) == (1, range(0, 2))
+    assert store.append(keys_of(2, 3, 4), values[2:]) == (1, range(2, 5))
     files, rows = np.ones(5, int), np.arange(5)
-    assert np.array_equal(store.read("points", files, rows), points)  # before it is closed
+    assert np.array_equal(store.read(files, rows), values)  # before it is closed
     store.close()
-    assert store.append(keys_of(5), points[:1], image[:1])[0] == 2  # in a new file
+    assert store.append(keys_of(5), values[:1])[0] == 2  # in a new file
     store.close()
     assert len(files_in(tmp_path)) == 3
 
 
 def test_records_of_several_files_are_found(tmp_path):
-    points, image = values_of(6)
+    values = values_of(6)
     keys = keys_of(*range(7))
     for first, second in itertools.pairwise([0, 2, 3, 6]):
-        store_of(tmp_path, keys[first:second], points[first:second], image[first:second])
+        store_of(tmp_path, keys[first:second], values[first:second])
     assert len(files_in(tmp_path)) == 3
-    store = RecordStore(tmp_path, FIELDS)
+    store = RecordStore(tmp_path, SHAPE)
     files, rows = store.find(keys)
     assert (files != MISSING).tolist() == [True] * 6 + [False]
     assert set(files[:6].tolist()) == {0, 1, 2}
     order = [5, 0, 3]
-    assert np.array_equal(store.read("image", files[order], rows[order]), image[order])
+    assert np.array_equal(store.read(files[order], rows[order]), values[order])
 
 
 def cut(path: Path, size: int) -> None:
@@ -99,51 +97,51 @@ def overwrite(path: Path, size: int) -> None:
 
 @pytest.mark.parametrize(("damage", "number"), [(cut, 7), (flip, 2), (overwrite, 3)])
 def test_a_damaged_record_is_missing_and_can_be_added_again(tmp_path, damage, number):
-    keys, (points, image) = keys_of(*range(1, 9)), values_of(8)
-    store = store_of(tmp_path, keys, points, image)
+    keys, values = keys_of(*range(1, 9)), values_of(8)
+    store = store_of(tmp_path, keys, values)
     damage(store.paths[0], store.dtype.itemsize)
-    files, _ = RecordStore(tmp_path, FIELDS).find(keys)
+    files, _ = RecordStore(tmp_path, SHAPE).find(keys)
     assert np.flatnonzero(files == MISSING).tolist() == [number]
     rows = slice(number, number + 1)
-    store_of(tmp_path, keys[rows], points[rows], image[rows])
-    store = RecordStore(tmp_path, FIELDS)
+    store_of(tmp_path, keys[rows], values[rows])
+    store = RecordStore(tmp_path, SHAPE)
     files, rows = store.find(keys)
     assert (files != MISSING).all()
-    assert np.array_equal(store.read("points", files, rows), points)
+    assert np.array_equal(store.read(files, rows), values)
 
 
 def test_files_of_garbage_have_no_records(tmp_path):
-    keys, (points, image) = keys_of(*range(4)), values_of(4)
-    store_of(tmp_path, keys, points, image)
+    keys, values = keys_of(*range(4)), values_of(4)
+    store_of(tmp_path, keys, values)
     (tmp_path / "0.features").write_bytes(np.random.default_rng(0).bytes(5000))
     (tmp_path / "1.features").touch()
     (tmp_path / "2.features").write_bytes(bytes(5000))  # zeros have a key, but no valid checksum
-    store = RecordStore(tmp_path, FIELDS)
+    store = RecordStore(tmp_path, SHAPE)
     files, rows = store.find(keys)
     assert len(store.paths) == 4 and len(set(files.tolist())) == 1
-    assert np.array_equal(store.read("points", files, rows), points)
+    assert np.array_equal(store.read(files, rows), values)
 
 
 def test_records_that_vanish_while_in_use_are_an_error(tmp_path):
-    store = store_of(tmp_path, keys_of(0, 1, 2), *values_of(3))
+    store = store_of(tmp_path, keys_of(0, 1, 2), values_of(3))
     [path] = files_in(tmp_path)
     os.truncate(path, path.stat().st_size - 10)
     files, rows = np.zeros(3, int), np.arange(3)
     with pytest.raises(UserError, match="cut off"):
-        store.read("image", files, rows)
-    assert np.isfinite(store.read("image", files[:2], rows[:2])).all()
+        store.read(files, rows)
+    assert np.isfinite(store.read(files[:2], rows[:2])).all()
     path.unlink()
     with pytest.raises(UserError, match="gone"):
-        store.read("image", files[:1], rows[:1])
+        store.read(files[:1], rows[:1])
 
 
 def test_a_folder_that_cannot_be_used_is_named_with_the_hint(tmp_path, locked_folder):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file: cannot store features there: .*; try another"):
-        RecordStore(tmp_path / "file", FIELDS, hint="; try another")
+        RecordStore(tmp_path / "file", SHAPE, hint="; try another")
     with pytest.raises(UserError, match="locked.*; try another"), not_root():
-        RecordStore(locked_folder, FIELDS, hint="; try another").append(keys_of(0), *values_of(1))
-    store = store_of(tmp_path / "unreadable", keys_of(0), *values_of(1))
+        RecordStore(locked_folder, SHAPE, hint="; try another").append(keys_of(0), values_of(1))
+    store = store_of(tmp_path / "unreadable", keys_of(0), values_of(1))
     store.paths[0].chmod(0)
     with pytest.raises(UserError, match="unreadable: cannot store"), not_root():
         store.find(keys_of(0))

@@ -93,21 +93,6 @@ def test_features_are_those_of_the_views(images, tmp_path):
             torch.testing.assert_close(actual.square(), expected, rtol=2e-3, atol=1e-5)
 
 
-def test_maps_are_the_input_of_the_last_block(images, tmp_path):
-    backbone, views = backbone_of("tiny"), two_views(images)[:3]
-    extracted = extract_tiny(images, views, tmp_path, maps=True)
-    maps = extracted.maps(torch.tensor([2, 0]))
-    assert maps.shape == (2, 8, 28, 28) and maps.dtype == torch.float32
-    for actual, (path, number, _) in zip(maps, (views[2], views[0]), strict=True):
-        inputs = utils.normalize(load_views(images, path, [number]))
-        expected = backbone.features[:7](inputs)[0]
-        torch.testing.assert_close(actual, expected, rtol=2e-3, atol=1e-5)
-    without_maps = values(extract_tiny(images, views, tmp_path))
-    assert torch.equal(values(extracted), without_maps)
-    second = backbone.second_stage(extracted.maps(torch.arange(3)))
-    torch.testing.assert_close(second, without_maps[..., 16:], rtol=0.01, atol=0.01)
-
-
 def test_which_views_are_computed_together_changes_no_bit(images, tmp_path):
     backbone, views = backbone_of("vgg13"), two_views(images)[:5]  # in batches of 4 and 1
     precision = select_precision(torch.device("cpu"))

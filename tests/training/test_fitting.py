@@ -1,4 +1,4 @@
-"""fitting: the head on made-up features, the last block on small images, and their evaluation."""
+"""fitting: the head on made-up features, and its evaluation."""
 
 import copy
 import math
@@ -16,22 +16,19 @@ from conftest import (
     backbone_of,
     draw,
     extract,
-    load_views,
     same_bits,
-    views_of,
 )
-from PIL import ImageOps
 from torch.nn.functional import cross_entropy
 
 import train
 import utils
 from evaluation.calibration import fit_temperature
 from evaluation.metrics import metrics
-from model import REGIONS, Backbone, Head
+from model import REGIONS, Head
 from networks import novelty
 from system.messages import UserError
 from training import features as features_module
-from training import fine_tuning, fitting
+from training import fitting
 from training.feature_store import KEY_BYTES, MISSING, RecordStore
 from training.features import Features, list_views
 from training.fitting import Samples
@@ -40,7 +37,7 @@ from training.resume import UnfinishedRun
 
 def store_features(folder: Path, values: np.ndarray) -> Features:
     """Store features (N, len(REGIONS), num_features) in a file."""
-    store = RecordStore(folder, {"features": values.shape[1:]})
+    store = RecordStore(folder, values.shape[1:])
     keys = [number.to_bytes(KEY_BYTES, "big") for number in range(len(values))]
     store.append(keys, values)
     store.close()
@@ -418,109 +415,6 @@ def test_without_a_detector_of_the_first_head_the_final_one_has_none(made_up):
     assert evaluation.detector is None and evaluation.novelty.isnan().all()
 
 
-# ---------------------------------------------------------------- fine-tuning, on small images
-
-
-class Tunable(NamedTuple):
-    """A tiny backbone, a head that was fitted for one careful epoch, and what they need."""
-
-    backbone: Backbone
-    head: Head
-    samples: Samples
-    best: dict
-
-
-@pytest.fixture
-def tunable(tiny, images, tmp_path) -> Tunable:
-    backbone, data = backbone_of(tiny), utils.read_data_folder(images)
-    views = list_views(data, 1)
-    features = extract(images, views, tmp_path, backbone, maps=True)
-    samples, data = fitting.label_features(features, data, 1)
-    torch.manual_seed(0)
-    head = Head(backbone.num_features, 16, 4, 4, 0.0)
-    [best] = fitting.fit(head, samples, epochs=1, learning_rate=1e-4, batch_size=8)
-    return Tunable(backbone, head, samples, best)
-
-
-def copy_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def fine_tune(tunable, **changes) -> tuple[list[dict], Samples]:
-    settings = {"epochs": range(2, 6), "learning_rate": 2.0, "history": [tunable.best]} | changes
-    return fine_tuning.fine_tune(*tunable[:-1], precision=torch.float32, **settings)
-
-
-def test_fine_tuning_trains_the_last_block_and_the_head_alone(tunable, images):
-    backbone, head = copy_of(tunable.backbone), copy_of(tunable.head)
-    history, samples = fine_tune(tunable)
-    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
-    assert history[-1]["train_loss"] < tunable.best["train_loss"]
-    changed = {
-        name
-        for name, tensor in copy_of(tunable.backbone).items()
-        if (tensor != backbone[name]).any()
-    }
-    assert changed == {"features.7.weight", "features.7.bias"}
-    assert all((t != head[n]).any() for n, t in copy_of(tunable.head).items() if "layers" in n)
-    assert not any(parameter.requires_grad for parameter in tunable.backbone.parameters())
-    # What was measured on stored maps holds for images as well, and for the features returned.
-    data = utils.read_data_folder(images)
-    rows = samples.rows["valid"]
-    views = [load_views(images, path, [0]) for path in data.paths("valid")]
-    with torch.inference_mode():
-        logits = tunable.head(tunable.backbone(utils.normalize(np.concatenate(views)))).mean(1)
-    of_images = metrics(logits, torch.tensor(data.labels("valid")))
-    of_features = evaluate(tunable.head, samples.features, samples.labels, rows)
-    last = fine_tuning.used_epoch(history, 1)
-    assert last is history[-1]
-    for measured in (of_images, of_features):
-        assert measured["accuracy"] == last["valid_accuracy"]
-        assert measured["loss"] == pytest.approx(last["valid_loss"], rel=0.01)
-
-
-def test_fine_tuning_resumes_to_the_same_bits(tunable):
-    initial = copy.deepcopy((tunable.backbone, tunable.head))
-    torch.manual_seed(1)
-    run = Run()
-    history, _ = fine_tune(tunable, run=run)
-    tuned = copy.deepcopy((tunable.backbone.state_dict(), tunable.head.state_dict()))
-    for epoch in (2, 4, 5):
-        backbone, head = copy.deepcopy(initial)
-        resumed_run = Run(copy.deepcopy(run.saved[epoch - 2]))
-        resumed = tunable._replace(backbone=backbone, head=head)
-        assert fine_tune(resumed, run=resumed_run)[0] == history
-        assert same_bits(backbone.state_dict(), tuned[0])
-        assert same_bits(head.state_dict(), tuned[1])
-
-
-def test_fine_tuning_that_improves_nothing_changes_nothing(tunable):
-    backbone, head = copy_of(tunable.backbone), copy_of(tunable.head)
-    best = tunable.best | {"valid_accuracy": 1.0, "valid_loss": 0.0}
-    history, samples = fine_tune(tunable, history=[best])
-    assert len(history) == 5
-    assert samples.features is tunable.samples.features
-    assert same_bits(tunable.backbone.state_dict(), backbone)
-    assert same_bits(tunable.head.state_dict(), head)
-
-
-def test_mirrored_maps_are_those_of_the_mirrored_image(tiny, tmp_path):
-    backbone = backbone_of(tiny)
-    for layer in (backbone.features[0], backbone.features[4], backbone.features[7]):
-        layer.weight.data += layer.weight.data.flip(3)  # left and right do not differ
-    image = draw(0, 1)
-    image.save(tmp_path / "image.png")
-    ImageOps.mirror(image).save(tmp_path / "mirror.png")
-    views = views_of(tmp_path, ["image.png", "mirror.png"])
-    features = extract(tmp_path, views, tmp_path / "cache", backbone, maps=True)
-    tuned = fine_tuning.FineTunedFeatures(backbone, features, torch.float32)
-    rows = torch.arange(2)
-    mirrored = tuned.mirrored(rows, torch.tensor([True, False]))
-    torch.testing.assert_close(mirrored[0], mirrored[1], rtol=0.02, atol=0.02)
-    assert (tuned[rows][0] - tuned[rows][1]).abs().max() > 0.05
-    torch.testing.assert_close(tuned[rows], features[rows], rtol=0.01, atol=0.01)
-
-
 # ---------------------------------------------------------------- memory
 
 
@@ -567,7 +461,7 @@ def most_memory():
     return int(line.split()[1]) // 1024
 
 count, features.MEMORY_LIMIT = int(sys.argv[2]), int(sys.argv[3])
-store = RecordStore(sys.argv[1], {"features": (6, 1024)})
+store = RecordStore(sys.argv[1], (6, 1024))
 keys = [number.to_bytes(16, "big") for number in range(count)]
 stored = Features(store, *store.find(keys))
 assert (stored.file != features.MISSING).all()
