@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 MAX_WORKERS = 16
-CGROUPS, CGROUP_FILES = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+CGROUPS = Path("/proc/self/cgroup")
+CGROUP_FILES = Path("/sys/fs/cgroup")
 BATCH_SIZES = {"cpu": 4, "cuda": 128, "mps": 32}  # of 224 pixels; benchmarks/choices.py compares
 
 
