@@ -79,7 +79,7 @@ class OwnStore:
 
     def read(self, rows: np.ndarray, regions: np.ndarray | None = None) -> torch.Tensor:
         """Read records by their index in `find`'s keys, or one region of each, as float32."""
-        values = self.db.read("features", self.file[rows], self.row[rows], regions)
+        values = self.db.read(self.file[rows], self.row[rows], regions)
         return torch.from_numpy(values.astype(np.float32))
 
 
