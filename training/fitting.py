@@ -162,17 +162,20 @@ def fit(
     Raises:
         UserError: the loss exceeds MAX_LOSS or is not finite, or the state is damaged.
     """
-    standardize(head, samples)
-    labels = samples.labels[samples.rows["train"]]
     if batch_size is None:
-        batch_size = default_batch_size(labels)
-    steps = math.ceil(balanced_size(region_labels(samples)) / batch_size)  # of an epoch
+        batch_size = default_batch_size(samples.labels[samples.rows["train"]])
+    labels = region_labels(samples)
+    steps = math.ceil(balanced_size(labels) / batch_size)  # of an epoch
     optimizer = Sgd(head.parameters(), learning_rate, epochs * steps)
+    numbers = range(first_epoch, first_epoch + epochs)
     history: list[dict] = []
     if run is not None and first_epoch in run.states:
-        history = restore(head, optimizer, run.states[first_epoch], steps)
-    for epoch in range(first_epoch + len(history), first_epoch + epochs):
-        train_loss = train_one_epoch(head, samples, optimizer, batch_size)
+        has_valid = len(samples.rows["valid"]) > 0
+        history = restore(head, optimizer, run.states[first_epoch], numbers, has_valid=has_valid)
+    else:
+        standardize(head, samples)
+    for epoch in numbers[len(history) :]:
+        train_loss = train_one_epoch(head, samples, labels, optimizer, batch_size)
         row = {"epoch": epoch, "train_loss": train_loss, **validate(head, samples)}
         check_loss(row, learning_rate)
         history.append(row)
@@ -188,14 +191,18 @@ def fit(
     return history
 
 
-def train_one_epoch(head: Head, samples: Samples, optimizer: Sgd, batch_size: int) -> float:
+def train_one_epoch(
+    head: Head, samples: Samples, labels: torch.Tensor, optimizer: Sgd, batch_size: int
+) -> float:
     """Take a step for each batch of regions of train; returns the mean loss over the regions.
 
     An epoch has equally many regions of each label: this is 0.9 points of accuracy where categories
     have 4 to 40 images (benchmarks/README.md), at no cost.
+
+    Args:
+        labels: from `region_labels`.
     """
     rows = samples.rows["train"]
-    labels = region_labels(samples)
     num_regions = len(labels) // len(rows)
     device = head.mean.device
     order = balanced_order(labels)
@@ -269,11 +276,14 @@ def format_epoch(row: dict[str, float], total_epochs: int) -> str:
     return line
 
 
-def restore(head: Head, optimizer: Sgd, state: dict[str, Any], steps: int) -> list[dict]:
+def restore(
+    head: Head, optimizer: Sgd, state: dict[str, Any], epochs: range, *, has_valid: bool
+) -> list[dict]:
     """Load the state that `fit` saved after an epoch; returns its history.
 
     Args:
-        steps: of an epoch.
+        epochs: the numbers of all epochs of the head.
+        has_valid: whether these epochs have validation images.
 
     Raises:
         UserError: the state is damaged.
@@ -283,9 +293,18 @@ def restore(head: Head, optimizer: Sgd, state: dict[str, Any], steps: int) -> li
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
         history = list(state["history"])
+        losses = [row["train_loss"] for row in history]
+        if has_valid:
+            losses += [row["valid_loss"] for row in history]
+        is_valid = (
+            0 < len(history) <= len(epochs)
+            and [row["epoch"] for row in history] == list(epochs[: len(history)])
+            and optimizer.steps * len(epochs) == len(history) * optimizer.total
+            and all(type(loss) is float for loss in losses)
+        )
     except Exception as error:
         raise damaged_state() from error
-    if optimizer.steps != len(history) * steps:
+    if not is_valid:
         raise damaged_state()
     return history
 

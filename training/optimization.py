@@ -79,7 +79,13 @@ class Sgd:
         return {"steps": self.steps, "momenta": self.momenta}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned.
+
+        Raises:
+            Exception: it is the state of other parameters.
+        """
         self.steps = state["steps"]
         for momentum, value in zip(self.momenta, state["momenta"], strict=True):
+            if momentum.shape != value.shape:
+                raise ValueError("a momentum of another shape")
             momentum.copy_(value)

@@ -262,6 +262,17 @@ def test_fitting_resumes_to_the_same_bits(made_up, capsys):
         assert capsys.readouterr().out.splitlines() == printed[epoch:]
 
 
+def test_a_head_that_is_resumed_is_not_standardized_by_another_pass_over_its_features(
+    made_up, monkeypatch
+):
+    rows = (torch.arange(30), torch.arange(30, 40))
+    run = Run()
+    _, history = fit(made_up, *rows, batch_size=20, run=run)
+    monkeypatch.setattr(fitting, "standardize", lambda *_: pytest.fail("standardized again"))
+    _, resumed = fit(made_up, *rows, batch_size=20, run=Run(run.saved[-1]), seed=1)
+    assert resumed == history
+
+
 def test_a_loss_that_is_not_finite_is_an_error_with_advice(made_up):
     with pytest.raises(UserError, match="--learning_rate smaller than 1e\\+30"):
         fit(made_up, torch.arange(30), torch.arange(30, 40), learning_rate=1e30)

@@ -512,12 +512,18 @@ DAMAGES = {
     "no random state": change_state(lambda state: state.pop("random")),
     "another random state": change_state(lambda state: state.update(random=torch.zeros(3))),
     "a longer history": change_state(lambda state: state["history"].append({"epoch": 99})),
+    "a shorter history": change_state(lambda state: state["history"].pop()),
     "an empty history": change_state(lambda state: state.update(history=[])),
     "another head": change_state(
         lambda state: state.update(head={n: torch.zeros(3) for n in state["head"]})
     ),
     "another number of steps": change_state(lambda state: state["optimizer"].update(steps=10**6)),
     "a momentum less": change_state(lambda state: state["optimizer"]["momenta"].pop()),
+    "a momentum of another shape": change_state(
+        lambda state: state["optimizer"]["momenta"].append(state["optimizer"]["momenta"].pop()[:1])
+    ),
+    "no train loss": change_state(lambda state: state["history"][0].pop("train_loss")),
+    "no valid loss": change_state(lambda state: state["history"][0].pop("valid_loss")),
     "a list": lambda path: torch.save([1, 2], path),
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-500]),
 }
