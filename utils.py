@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -395,7 +395,23 @@ def load_image(
         UserError: the file is missing, or Pillow cannot read it.
     """
     with open_file(path) as file:
-        return decode(file, path, 2 * short_side(size), report)
+        return decode_image(file, path, size, report)
+
+
+def decode_image(
+    file: BinaryIO, name: str | os.PathLike, size: int, report: Callable[[str], object] = warn
+) -> Image.Image:
+    """Decode an open file, for views of `size` pixels, as `load_image` does.
+
+    Args:
+        file: from `image_files.decoding.open_file`.
+        name: of the file, for messages.
+        report: called with a line if something in the file had to be guessed.
+
+    Raises:
+        UserError: the file is not an image, or is damaged.
+    """
+    return decode(file, name, 2 * short_side(size), report)
 
 
 def load_plain_view(
@@ -446,7 +462,7 @@ def load_views(
     with open_file(name) as file:
         if digest_of(file) != digest:
             raise UserError(f"{name}: has changed since the start; run the command again")
-        image = decode(file, name, 2 * short_side(size), warn)
+        image = decode_image(file, name, size)
     views = []
     for number in numbers:
         if number == 0:

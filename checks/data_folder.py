@@ -15,7 +15,7 @@ from checks.findings import (
     read_paths,
     write_findings,
 )
-from image_files.decoding import decode, open_file, open_image
+from image_files.decoding import open_file, open_image
 from image_files.names import look_alikes
 from system.files import escape
 from system.messages import UserError, one_line, shorten, warn
@@ -24,9 +24,9 @@ from utils import (
     DataFolder,
     ImageFile,
     check_categories,
+    decode_image,
     exclude_images,
     find_problems,
-    short_side,
 )
 
 MAX_PENDING = 1000  # images that are decoded ahead
@@ -195,13 +195,14 @@ def _inspect_categories(data: DataFolder) -> list[Finding]:
     """Count each category's images, and report categories that training refuses."""
     findings = []
     counts = data.counts()
+    train = data.class_to_idx
     names: dict[str, None] = {}  # of all splits, in their order
     for split, categories in data.categories.items():
         names |= dict.fromkeys(categories)
         for category in categories:
             count = counts[split, category]
             findings.append(Finding("images", split, category, detail=str(count)))
-            if category not in data.class_to_idx:
+            if category not in train:
                 findings.append(Finding("unknown category", split, category, detail="not in train"))
             elif split == "train" and not count:
                 findings.append(Finding("empty category", split, category, detail="no image"))
@@ -219,7 +220,7 @@ def _inspect_image(root: str, image: ImageFile, size: int) -> tuple[str, list[Fi
         if image.error:
             raise UserError(image.error)
         with open_file(file) as content:
-            decode(content, file, 2 * short_side(size), lines.append)
+            decode_image(content, file, size, lines.append)
             with open_image(content, file, lambda line: None) as header:
                 width, height = header.size
                 mode = header.mode
