@@ -8,8 +8,6 @@
 To add an architecture, add a row to ARCHITECTURES; to add a region, add a line to REGIONS.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Callable, Sequence

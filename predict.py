@@ -11,8 +11,6 @@ Predictions go to standard output or a file, messages to standard error. The exi
 image could not be read, and 2 after any other error.
 """
 
-from __future__ import annotations
-
 if __name__ == "__main__":  # before the imports below, which take seconds
     import os
     import sys

@@ -10,8 +10,6 @@ images go through a frozen ImageNet VGG once; a new head is then fitted on the r
 Its probabilities are calibrated on `valid`, and it is evaluated once on `test`.
 """
 
-from __future__ import annotations
-
 if __name__ == "__main__":  # before the imports below, which take seconds
     import os
     import sys

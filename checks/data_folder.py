@@ -1,7 +1,5 @@
 """What can be wrong with a data folder: unreadable files, duplicates, leaks, incorrect labels."""
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Findings: what was noticed about files, as lines for people and as a table for programs."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

@@ -1,7 +1,5 @@
 """Figures of suspect labels and of near-duplicates, beside the table of findings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -9,8 +9,6 @@ of confident learning (Northcutt et al. 2021): a label's probability is compared
 other images of its category, since a network is less certain of some categories.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -7,8 +7,6 @@ So the directions in which the features vary most count less: each of the first 
 64th. The distance of two images is 0 if they are the same and about 1.4 if they are unrelated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 

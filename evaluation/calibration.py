@@ -1,7 +1,5 @@
 """Calibration: whether probabilities agree with the share of correct predictions."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

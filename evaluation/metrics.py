@@ -3,8 +3,6 @@
 Arguments are arrays, or tensors on the CPU.
 """
 
-from __future__ import annotations
-
 import collections
 import math
 from collections.abc import Sequence

@@ -7,8 +7,6 @@ array, (H, W, 3) or (H, W). Sizes are in inches, of text in points. Color-blind 
 distinguish the colors.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import textwrap

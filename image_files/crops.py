@@ -3,8 +3,6 @@
 torch and torchvision themselves are imported only for random crops: predict.py runs without them.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageOps
 

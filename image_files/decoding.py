@@ -1,7 +1,5 @@
 """Decodes image files: upright (EXIF), in 8-bit sRGB, in every format that Pillow reads."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

@@ -6,8 +6,6 @@ renamed gets a new one, whatever its name, size and modification time are. Windo
 there, every file is read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """What a file is, by its first bytes, if it is not an image that Pillow reads."""
 
-from __future__ import annotations
-
 from typing import BinaryIO
 
 HEADER_BYTES = 512

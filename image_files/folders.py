@@ -1,7 +1,5 @@
 """Finding image files in folders and by patterns: what is plainly no image is left out."""
 
-from __future__ import annotations
-
 import collections
 import glob
 import os

@@ -1,7 +1,5 @@
 """Names: reading a JSON file of them, and telling apart names that are equal or look alike."""
 
-from __future__ import annotations
-
 import collections
 import json
 import os

@@ -1,7 +1,5 @@
 """The download of Oxford-102 (Nilsback & Zisserman 2008) and its two splits."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A stable division of files among groups, such as train, valid and test, by their content."""
 
-from __future__ import annotations
-
 import collections
 import itertools
 from collections.abc import Mapping, Sequence

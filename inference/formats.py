@@ -3,8 +3,6 @@
 To add a format of files, write one more `Format` and add it to FILE_FORMATS.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Running an ONNX file of `onnx_export` with onnxruntime: a predictor that needs no torch."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os

@@ -1,7 +1,5 @@
 """What predict.py asks of a model, whatever computes it: probabilities and novelty of views."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Predictions of single images: the most likely categories, a table to read, and their counts."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Files of `torch.save`: safe reads, atomic writes, and digests of tensors."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings

@@ -1,7 +1,5 @@
 """Which locations of feature maps raise a logit: HiResCAM (Draelos & Carin 2020)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

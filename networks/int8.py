@@ -1,7 +1,5 @@
 """Convolutions in 8-bit integers by onnxruntime, which are faster on processors without AMX."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any

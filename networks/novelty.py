@@ -7,8 +7,6 @@ in a hundred. Two scores say how unusual an image is. `distance` is large for wh
 category, `uncertainty` for what lies between them; benchmarks/README.md compares them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

@@ -1,7 +1,5 @@
 """The convolutions of VGG, as torchvision has them: importing torchvision takes a second."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

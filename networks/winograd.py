@@ -1,7 +1,5 @@
 """A 3 x 3 convolution in float32 by Winograd's method, which is faster than torch's on a CPU."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The command line: its parser, types of values, errors, warnings and progress."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import re

@@ -1,7 +1,5 @@
 """Downloads: how long a host may take to answer, and what goes wrong."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import socket

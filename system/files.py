@@ -1,7 +1,5 @@
 """Files: atomic writes, content digests, CSV and figures."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import hashlib

@@ -1,7 +1,5 @@
 """What a command says: errors of users, warnings, and progress."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

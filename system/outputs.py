@@ -1,7 +1,5 @@
 """What a command may write: no file that it reads, no file of another kind, and only alone."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import glob

@@ -1,7 +1,5 @@
 """What a script does first, before the imports that take seconds: closed streams, early signals."""
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import gc

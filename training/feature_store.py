@@ -3,8 +3,6 @@
 Also the folder where they are stored by default.
 """
 
-from __future__ import annotations
-
 import tempfile
 import uuid
 import zlib

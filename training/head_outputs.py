@@ -1,7 +1,5 @@
 """The outputs of a head for rows of features, in batches, on the CPU."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -1,7 +1,5 @@
 """Steps of SGD under a one-cycle learning rate schedule (Smith & Topin 2018)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any

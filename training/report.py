@@ -6,8 +6,6 @@ checkpoint_script.unreadable.csv    checkpoint_script.mistakes.png
 labels.suspects.png, labels.near-duplicates.png: of --check_labels labels.csv
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The state that an interrupted training leaves beside its checkpoint, and resuming from it."""
 
-from __future__ import annotations
-
 import copy
 import math
 import shutil

@@ -1,7 +1,5 @@
 """A random order that is balanced over labels, and folds for cross-validation."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Iterable
