@@ -33,8 +33,12 @@ from networks.checkpoint_files import (
 from networks.heat_maps import hires_cam
 from networks.novelty import NOVELTY_LIMIT, NoveltyDetector
 from networks.vgg import Region, pool_regions, replace_second_stage, vgg_layers
-from networks.weights import load_weights as load_backbone_weights
-from networks.weights import ranges_of
+from networks.weights import (
+    load_imagenet_weights,
+    load_weights_file,
+    randomize_weights,
+    ranges_of,
+)
 from networks.winograd import replace_convolutions
 from system import devices
 from system.messages import UserError, shorten
@@ -390,12 +394,17 @@ def load_weights(backbone: Backbone, arch: str, weights: str, seed: int = 0) -> 
 
     Args:
         weights: "imagenet" (found or downloaded), "none" (random, from `seed`), or the path of a
-            `state_dict` with torchvision's keys.
+            `state_dict` with torchvision's keys; those of VGG's own classifier are ignored.
 
     Raises:
         UserError: the file is missing or does not fit; or no source of ImageNet weights works.
     """
-    load_backbone_weights(backbone, weights, arch, ARCHITECTURES[arch].url, seed)
+    if weights == "none":
+        randomize_weights(backbone, seed)
+    elif weights == "imagenet":
+        load_imagenet_weights(backbone, arch, ARCHITECTURES[arch].url)
+    else:
+        load_weights_file(backbone, weights)
 
 
 def save_checkpoint(path: str | os.PathLike, model: Classifier) -> None:

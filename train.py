@@ -160,7 +160,7 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     write_unreadable(table, failures)
     if args.weights != "none":  # whose features mean nothing
         labels.warn_of_near_duplicates(data, samples.averages)
-    history = fitting.fit_heads(args, head, final, samples, unfinished)
+    history = fitting.fit_heads(head, final, samples, fit_settings(args), unfinished)
     evaluation = fitting.evaluate(head, samples, final)
     last_epoch = history[-1]
     classifier = model.Classifier(
@@ -242,6 +242,11 @@ def new_head(
         return head.to(device)
 
 
+def fit_settings(args: argparse.Namespace) -> fitting.FitSettings:
+    """Return the flags that say how the head is fitted."""
+    return fitting.FitSettings(args.epochs, args.learning_rate, args.batch_size)
+
+
 def extract_samples(
     args: argparse.Namespace,
     settings: Settings,
@@ -303,10 +308,8 @@ def check_labels(
             samples,
             names,
             new_head(args, backbone.num_features, num_classes, settings.device),
+            fit_settings(args),
             seed=args.seed,
-            epochs=args.epochs,
-            learning_rate=args.learning_rate,
-            batch_size=args.batch_size,
         )
 
 

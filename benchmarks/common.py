@@ -27,10 +27,13 @@ from system import arguments, scripts  # noqa: E402
 from system.devices import select_precision  # noqa: E402
 from system.messages import UserError  # noqa: E402
 from training import features  # noqa: E402
+from training.fitting import FitSettings  # noqa: E402
 from utils import list_images, read_data_folder  # noqa: E402
 
 CPU = torch.device("cpu")
-EPOCHS, RATE, BATCH, HIDDEN, DROPOUT = 7, 0.03, 16, 512, 0.5  # train.py's defaults
+SETTINGS = FitSettings(epochs=7, learning_rate=0.03)  # train.py's defaults
+HIDDEN = 512
+DROPOUT = 0.5
 
 
 # ---------------------------------------------------------------- arguments

@@ -134,9 +134,7 @@ def fit(
         history = fitting.fit(
             Head(stored.shape[-1], hidden_units, classes, classes, dropout),
             samples,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
+            fitting.FitSettings(epochs, learning_rate, batch_size),
         )
     return history[-1]
 

@@ -22,9 +22,8 @@ from model import (
     Classifier,
     heat_map,
     load_checkpoint,
-    replace_second_stage,
 )
-from networks.vgg import pool_regions
+from networks.vgg import pool_regions, replace_second_stage
 from system.devices import select_precision
 
 HIDDEN = 20  # locations
@@ -34,7 +33,7 @@ NAMES = ("HiResCAM", "Grad-CAM", "random")
 def grad_cam(model: Classifier, view: torch.Tensor, category: str) -> torch.Tensor:
     """Return what `model.heat_map` does, up to scale, but with Grad-CAM's weights."""
     with torch.no_grad():
-        image = utils.normalize(view[None], model.means, model.stds)
+        image = utils.normalize(view[None], model.means, model.stds)  # (1, 3, 224, 224)
         features, maps = model.backbone.features_and_maps(image)
         maps = model.backbone.last_block(maps).float()  # (1, 512, 14, 14)
     maps.requires_grad_()
@@ -44,12 +43,17 @@ def grad_cam(model: Classifier, view: torch.Tensor, category: str) -> torch.Tens
     return (gradients.mean((2, 3), keepdim=True) * maps).sum(1)[0].detach()
 
 
+@torch.no_grad()
+def logits_of(model: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """Return the logits (N, num_classes) of normalized images (N, 3, 224, 224)."""
+    return model.head.image_logits(model.backbone(images))
+
+
 def drops(model: Classifier, path: str, generator: torch.Generator) -> list[float]:
     """Return by how much the logit of an image's predicted category falls, for each of NAMES."""
     view = utils.plain_view(utils.load_image(path))
     [image] = utils.normalize(view[None], model.means, model.stds)
-    with torch.no_grad():
-        logits = model(image[None])[0]
+    [logits] = logits_of(model, image[None])
     index = int(logits.argmax())
     category = model.categories[index]
     heats = [heat_map(model, view, category), grad_cam(model, view, category)]
@@ -60,8 +64,7 @@ def drops(model: Classifier, path: str, generator: torch.Generator) -> list[floa
         mask[heat.flatten().topk(HIDDEN).indices] = 0
         mask = mask.view(heat.shape).repeat_interleave(16, 0).repeat_interleave(16, 1)
         hidden.append(image * mask)  # the mean color is 0
-    with torch.no_grad():
-        return (logits[index] - model(torch.stack(hidden))[:, index]).tolist()
+    return (logits[index] - logits_of(model, torch.stack(hidden))[:, index]).tolist()
 
 
 def main() -> None:

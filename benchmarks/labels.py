@@ -28,11 +28,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import (
-    BATCH,
     DROPOUT,
-    EPOCHS,
     HIDDEN,
-    RATE,
+    SETTINGS,
     data_parser,
     extract,
     mean_and_deviation,
@@ -148,7 +146,7 @@ def measure_labels(
     head = new_head(values, classes, seed)
     all_rows = fitting.Samples(values, labels, {"train": rows, "valid": rows[:1]})
     start = time.perf_counter()
-    fitting.fit(head, all_rows, epochs=EPOCHS, learning_rate=RATE, batch_size=BATCH)
+    fitting.fit(head, all_rows, SETTINGS)
     seconds = time.perf_counter() - start
     with torch.no_grad():
         losses = [
@@ -167,9 +165,7 @@ def measure_labels(
     folds = divide_into_folds(labels, groups, FOLDS, seed)
     start = time.perf_counter()
     head = new_head(values, classes, seed)
-    result = fitting.cross_validate(
-        head, samples, folds, epochs=EPOCHS, learning_rate=RATE, batch_size=BATCH
-    )
+    result = fitting.cross_validate(head, samples, folds, SETTINGS)
     return {
         "loss in training": ranking(-torch.stack(losses).mean(0), changed),
         "probability without cross-validation": ranking(own, changed),

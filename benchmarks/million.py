@@ -19,7 +19,7 @@ from model import REGIONS, Head
 from system.arguments import ArgumentParser, whole_number
 from training.feature_store import KEY_BYTES, RecordStore
 from training.features import Features
-from training.fitting import Samples, fit
+from training.fitting import FitSettings, Samples, fit
 
 VALID = 10_000  # images of valid, or half of them if that is less
 
@@ -58,9 +58,7 @@ def main() -> None:
         history = fit(
             Head(args.num_features, 512, args.classes, args.classes, 0.5),
             Samples(features, torch.from_numpy(labels), {"train": train_rows, "valid": valid_rows}),
-            epochs=1,
-            learning_rate=0.03,
-            batch_size=256,
+            FitSettings(epochs=1, learning_rate=0.03, batch_size=256),
         )
         times["one epoch"] = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kB on Linux

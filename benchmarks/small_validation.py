@@ -18,11 +18,9 @@ from unittest import mock
 
 import torch
 from common import (
-    BATCH,
     DROPOUT,
-    EPOCHS,
     HIDDEN,
-    RATE,
+    SETTINGS,
     data_parser,
     run_script,
     show,
@@ -77,9 +75,7 @@ def fit(
         fitting.fit(
             Head(stored.shape[-1], HIDDEN, classes, classes, DROPOUT),
             fitting.Samples(stored, labels, {"train": train, "valid": valid}),
-            epochs=EPOCHS,
-            learning_rate=RATE,
-            batch_size=BATCH,
+            SETTINGS,
         )
     return logits
 
@@ -92,7 +88,7 @@ def cross_validate(
     for label in labels[train].unique():
         rows = (labels[train] == label).nonzero()[:, 0]
         fold[rows] = torch.arange(len(rows)) % FOLDS
-    logits = [torch.empty(len(train), int(labels.max()) + 1) for _ in range(EPOCHS)]
+    logits = [torch.empty(len(train), int(labels.max()) + 1) for _ in range(SETTINGS.epochs)]
     for number in fold.unique():
         held_out = fold == number
         fitted = fit(stored, labels, train[~held_out], train[held_out], seed)
@@ -119,7 +115,7 @@ def choose_epochs(
 
     def best(all_logits: Sequence[torch.Tensor], labels: torch.Tensor) -> int:
         rows = [metrics.metrics(logits, labels) for logits in all_logits]
-        return max(range(EPOCHS), key=lambda e: (rows[e]["accuracy"], -rows[e]["loss"]))
+        return max(range(SETTINGS.epochs), key=lambda e: (rows[e]["accuracy"], -rows[e]["loss"]))
 
     def calibrated_loss(epoch: int) -> float:
         temperature = temperature_of(valid[epoch], labels, 0.0)
@@ -127,9 +123,9 @@ def choose_epochs(
 
     return {
         "accuracy on valid, then loss": best(valid, labels),
-        "loss on valid, calibrated": min(range(EPOCHS), key=calibrated_loss),
+        "loss on valid, calibrated": min(range(SETTINGS.epochs), key=calibrated_loss),
         "cross-validation": best(crossed, own),
-        "the last": EPOCHS - 1,
+        "the last": SETTINGS.epochs - 1,
     }
 
 

@@ -17,12 +17,10 @@ import os
 
 import torch
 from common import (
-    BATCH,
     DROPOUT,
-    EPOCHS,
     HIDDEN,
-    RATE,
     ROOT,
+    SETTINGS,
     data_parser,
     extract,
     mean_and_deviation,
@@ -129,7 +127,7 @@ def measure(
     head = Head(stored.shape[-1], HIDDEN, classes, classes, DROPOUT)
     with torch.enable_grad():
         samples = fitting.Samples(stored, new, rows)
-        fitting.fit(head, samples, epochs=EPOCHS, learning_rate=RATE, batch_size=BATCH)
+        fitting.fit(head, samples, SETTINGS)
     values = {name: stored[index] for name, index in rows.items()} | {"far": far}
     table = {}
     for score, x in scores_of(head, values, new[rows["train"]], new[rows["valid"]]).items():

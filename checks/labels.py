@@ -65,11 +65,9 @@ def check_labels(
     samples: fitting.Samples,
     names: Mapping[str, str],
     head: Head,
+    settings: fitting.FitSettings,
     *,
     seed: int,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int | None,
 ) -> list[Finding]:
     """Find suspect labels, near-duplicates and outliers, and print how many there are.
 
@@ -77,7 +75,7 @@ def check_labels(
         data: without images that could not be decoded.
         samples: the features of its images.
         names: category folder -> name.
-        head, epochs, learning_rate, batch_size: see `fitting.cross_validate`.
+        head, settings: see `fitting.cross_validate`.
         seed: of the folds.
 
     Returns:
@@ -86,14 +84,8 @@ def check_labels(
     images = data.images
     labels = samples.labels[samples.plain_rows()]  # (N,)
     pairs = find_pairs(embed(samples.averages))
-    result = fitting.cross_validate(
-        head,
-        samples,
-        _folds(data, labels, pairs, seed),
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-    )
+    folds = _folds(data, labels, pairs, seed)
+    result = fitting.cross_validate(head, samples, folds, settings)
     is_counted = result.is_valid.clone()
     is_counted[len(images) - len(data.of("test")) :] = False
     is_correct = result.probs.argmax(1) == labels

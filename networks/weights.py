@@ -73,26 +73,6 @@ def load_weights_file(backbone: nn.Module, path: str | Path) -> None:
     backbone.requires_grad_(False)
 
 
-def load_weights(backbone: nn.Module, weights: str, arch: str, url: str, seed: int) -> None:
-    """Load or make the weights of a new backbone.
-
-    Args:
-        weights: "imagenet" (found or downloaded), "none" (random, from `seed`), or the path of a
-            `state_dict` with torchvision's keys; those of VGG's own classifier are ignored.
-        arch: name of the network.
-        url: torchvision's address of the ImageNet weights.
-
-    Raises:
-        UserError: the file is missing or does not fit; or no source of ImageNet weights works.
-    """
-    if weights == "none":
-        randomize_weights(backbone, seed)
-    elif weights == "imagenet":
-        load_imagenet_weights(backbone, arch, url)
-    else:
-        load_weights_file(backbone, weights)
-
-
 def load_imagenet_weights(backbone: nn.Module, arch: str, url: str) -> None:
     """Load ImageNet weights from the first source that has them; progress goes to stderr.
 

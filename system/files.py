@@ -85,22 +85,6 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Sequence]) -> None:
     write_atomically(path, write)
 
 
-def read_csv(path: str | os.PathLike) -> list[list[str]]:
-    """Read a CSV file of `write_csv` with at least two columns.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: missing or damaged; delete its folder") from error
-    if any(len(row) < 2 for row in rows):
-        raise UserError(f"{path}: damaged; delete its folder")
-    return rows
-
-
 def escape(text: str) -> str:
     """Return text as `write_csv` writes it."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

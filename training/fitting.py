@@ -8,7 +8,6 @@ The last epoch is used: to choose one on few validation images costs up to 1.7 p
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 from collections.abc import Iterator
@@ -36,6 +35,20 @@ LARGE_BATCH = 64  # regions in a step
 SMALL_BATCH = 16  # the same with fewer images of a category than FEW_IMAGES
 FEW_IMAGES = 30
 STATISTICS_BATCH_SIZE = 64  # views
+
+
+class FitSettings(NamedTuple):
+    """How a head is fitted.
+
+    Attributes:
+        epochs: passes over the features.
+        learning_rate: the maximum of the schedule.
+        batch_size: regions in a step; None: see `default_batch_size`.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int | None = None
 
 
 class Samples(NamedTuple):
@@ -92,11 +105,7 @@ def label_features(features: Features, data: DataFolder, views: int) -> tuple[Sa
 
 
 def fit_heads(
-    args: argparse.Namespace,
-    head: Head,
-    final: Head | None,
-    samples: Samples,
-    run: UnfinishedRun,
+    head: Head, final: Head | None, samples: Samples, settings: FitSettings, run: UnfinishedRun
 ) -> list[dict]:
     """Fit the head on train and, for --final, another one on train and valid; or resume that.
 
@@ -104,27 +113,12 @@ def fit_heads(
         The history of the first head.
     """
     run.check_features(samples.features.identity())
-    total_epochs = args.epochs if final is None else 2 * args.epochs
-    history = fit(
-        head,
-        samples,
-        epochs=args.epochs,
-        learning_rate=args.learning_rate,
-        batch_size=args.batch_size,
-        run=run,
-        total_epochs=total_epochs,
-    )
-    if final is not None:
-        fit(
-            final,
-            samples.with_valid_in_train(),
-            epochs=args.epochs,
-            learning_rate=args.learning_rate,
-            batch_size=args.batch_size,
-            run=run,
-            first_epoch=args.epochs + 1,
-            total_epochs=total_epochs,
-        )
+    epochs = settings.epochs
+    if final is None:
+        return fit(head, samples, settings, run=run, total_epochs=epochs)
+    history = fit(head, samples, settings, run=run, total_epochs=2 * epochs)
+    samples = samples.with_valid_in_train()
+    fit(final, samples, settings, run=run, first_epoch=epochs + 1, total_epochs=2 * epochs)
     return history
 
 
@@ -132,10 +126,8 @@ def fit_heads(
 def fit(
     head: Head,
     samples: Samples,
+    settings: FitSettings,
     *,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int | None,
     run: UnfinishedRun | None = None,
     first_epoch: int = 1,
     total_epochs: int = 0,
@@ -148,8 +140,6 @@ def fit(
     loaded, and its epochs are skipped. On a CPU, the result is the same to the bit.
 
     Args:
-        learning_rate: the maximum of the schedule.
-        batch_size: regions in a step; None: see `default_batch_size`.
         run: what epochs are saved to, and resumed from; they are printed as well.
         first_epoch: its number in the history and in `run`.
         total_epochs: of all heads, for the print.
@@ -162,12 +152,12 @@ def fit(
     Raises:
         UserError: the loss exceeds MAX_LOSS or is not finite, or the state is damaged.
     """
-    if batch_size is None:
-        batch_size = default_batch_size(samples.labels[samples.rows["train"]])
     labels = region_labels(samples)
+    train_labels = samples.labels[samples.rows["train"]]
+    batch_size = settings.batch_size or default_batch_size(train_labels)
     steps = math.ceil(balanced_size(labels) / batch_size)  # of an epoch
-    optimizer = Sgd(head.parameters(), learning_rate, epochs * steps)
-    numbers = range(first_epoch, first_epoch + epochs)
+    optimizer = Sgd(head.parameters(), settings.learning_rate, settings.epochs * steps)
+    numbers = range(first_epoch, first_epoch + settings.epochs)
     history: list[dict] = []
     if run is not None and first_epoch in run.states:
         has_valid = len(samples.rows["valid"]) > 0
@@ -177,7 +167,7 @@ def fit(
     for epoch in numbers[len(history) :]:
         train_loss = train_one_epoch(head, samples, labels, optimizer, batch_size)
         row = {"epoch": epoch, "train_loss": train_loss, **validate(head, samples)}
-        check_loss(row, learning_rate)
+        check_loss(row, settings.learning_rate)
         history.append(row)
         if run is not None:
             print(format_epoch(row, total_epochs), flush=True)
@@ -376,13 +366,7 @@ class CrossValidation(NamedTuple):
 
 
 def cross_validate(
-    head: Head,
-    samples: Samples,
-    folds: torch.Tensor,
-    *,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int | None,
+    head: Head, samples: Samples, folds: torch.Tensor, settings: FitSettings
 ) -> CrossValidation:
     """Predict all images of all splits, each fold by a head that is fitted on the others.
 
@@ -390,7 +374,8 @@ def cross_validate(
         head: with new weights; for each fold, a copy of it is fitted.
         folds: (N,) int64, of the images of `plain_rows`, whose plain views are predicted.
 
-    See `fit` for the other arguments and errors.
+    Raises:
+        UserError: see `fit`.
     """
     features = samples.features
     plain_rows = samples.plain_rows()
@@ -411,13 +396,7 @@ def cross_validate(
         torch.set_rng_state(random_state)  # the same random numbers for each fold
         fold_head = copy.deepcopy(head)
         fold_samples = samples._replace(rows={"train": train_rows, "valid": held_out})
-        fit(
-            fold_head,
-            fold_samples,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-        )
+        fit(fold_head, fold_samples, settings)
         detector = fit_detector_on(fold_head, features, samples.labels, train_rows)
         fold_logits, fold_scores = compute_outputs(fold_head, detector, features, held_out)
         logits[is_held_out] = fold_logits

@@ -1,6 +1,7 @@
 """The state that an interrupted training leaves beside its checkpoint, and resuming from it."""
 
 import copy
+import json
 import math
 import shutil
 import time
@@ -8,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from networks.checkpoint_files import load_torch, save_torch
-from system.files import escape, read_csv, write_csv
+from system.files import write_atomically
 from system.messages import UserError, shorten, warn
 
-INPUTS_FILE = "images.csv"
+INPUTS_FILE = "images.json"
 SAVE_INTERVAL = 2  # seconds at least between two states that are written
 
 
@@ -102,7 +103,8 @@ class UnfinishedRun:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot make it: {error.strerror}") from error
-        write_csv(self.folder / INPUTS_FILE, inputs.items())
+        text = json.dumps(inputs)
+        write_atomically(self.folder / INPUTS_FILE, lambda file: file.write(text.encode()))
         self._write()
 
     def _load(self) -> dict[str, Any]:
@@ -123,8 +125,11 @@ class UnfinishedRun:
 
     def _check_inputs(self, inputs: dict[str, str]) -> None:
         """Raise UserError if files have come, gone or changed since the interrupted run."""
-        previous = {row[0]: row[1] for row in read_csv(self.folder / INPUTS_FILE)}
-        inputs = {escape(path): escape(text) for path, text in inputs.items()}
+        file = self.folder / INPUTS_FILE
+        try:
+            previous = dict(json.loads(file.read_bytes()))
+        except (OSError, TypeError, ValueError) as error:
+            raise UserError(f"{file}: missing or damaged; delete its folder") from error
         differences = [f"{path} is gone" for path in previous if path not in inputs]
         differences += [f"{path} is new" for path in inputs if path not in previous]
         for path, text in inputs.items():
@@ -141,8 +146,8 @@ class UnfinishedRun:
         """Raise UserError if the interrupted run learned from other features."""
         if self.states and digest != self.features_digest:
             raise UserError(
-                "--resume: other images can be read than in the interrupted run; leave out "
-                "--resume to start from the beginning"
+                "--resume: other images can be read than in the interrupted run, or the program "
+                "computes other features; leave out --resume to start from the beginning"
             )
         self.features_digest = digest
 

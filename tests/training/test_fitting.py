@@ -31,7 +31,7 @@ from training import features as features_module
 from training import fitting
 from training.feature_store import KEY_BYTES, MISSING, RecordStore
 from training.features import Features, list_views
-from training.fitting import Samples
+from training.fitting import FitSettings, Samples
 from training.resume import UnfinishedRun
 
 
@@ -81,14 +81,19 @@ def evaluate(head, features, labels, rows, *batch_size) -> dict[str, float]:
     return metrics(fitting.compute_logits(head, features, rows, *batch_size), labels[rows])
 
 
-def fit(made_up, train_rows, valid_rows, labels=None, seed=0, dropout=0.5, **changes):
-    """Return a fitted head and its history."""
+SETTINGS = FitSettings(epochs=10, learning_rate=0.05, batch_size=7)
+
+
+def fit(
+    made_up, train_rows, valid_rows, labels=None, seed=0, dropout=0.5, saved_to=None, **changes
+):
+    """Return a fitted head and its history; `saved_to`: arguments of `fit` for an UnfinishedRun."""
     torch.manual_seed(seed)
     head = Head(6, 16, 3, 3, dropout)
-    settings = {"epochs": 10, "learning_rate": 0.05, "batch_size": 7} | changes
+    settings = SETTINGS._replace(**changes)
     labels = made_up.labels if labels is None else labels
     samples = Samples(made_up.features, labels, {"train": train_rows, "valid": valid_rows})
-    return head, fitting.fit(head, samples, **settings)
+    return head, fitting.fit(head, samples, settings, **saved_to or {})
 
 
 def test_one_batch_can_be_overfitted(made_up):
@@ -127,9 +132,8 @@ def cross_validate(made_up, folds, labels=None, views=1, start=0) -> fitting.Cro
     labels = made_up.labels if labels is None else labels
     torch.manual_seed(0)
     head = Head(6, 16, 3, 3, 0.5)
-    settings = {"epochs": 10, "learning_rate": 0.05, "batch_size": 7}
     samples = Samples(made_up.features, labels, rows, views)
-    return fitting.cross_validate(head, samples, folds, **settings)
+    return fitting.cross_validate(head, samples, folds, SETTINGS)
 
 
 def test_in_cross_validation_no_prediction_depends_on_the_images_own_label(made_up):
@@ -151,9 +155,9 @@ def test_in_cross_validation_no_prediction_depends_on_the_images_own_label(made_
 def test_in_cross_validation_all_views_of_an_image_are_in_its_fold(made_up, monkeypatch):
     fitted, fit_head = [], fitting.fit
 
-    def fit_and_record(head, samples, **settings):
+    def fit_and_record(head, samples, settings):
         fitted.append(samples.rows)
-        return fit_head(head, samples, **settings)
+        return fit_head(head, samples, settings)
 
     monkeypatch.setattr(fitting, "fit", fit_and_record)
     # Of 15 images of train with two views each, and 10 others. The first one was not decoded.
@@ -249,14 +253,13 @@ class Run(UnfinishedRun):
 def test_fitting_resumes_to_the_same_bits(made_up, capsys):
     rows = (torch.arange(30), torch.arange(30, 40))
     run = Run()
-    head, history = fit(made_up, *rows, batch_size=20, run=run, total_epochs=10)
+    head, history = fit(made_up, *rows, batch_size=20, saved_to={"run": run, "total_epochs": 10})
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 10 and printed[-1].startswith("epoch 10/10  train loss ")
     for epoch in (1, 6, 10):
         resumed_run = Run(copy.deepcopy(run.saved[epoch - 1]))
-        resumed, complete = fit(
-            made_up, *rows, batch_size=20, run=resumed_run, total_epochs=10, seed=epoch
-        )
+        saved_to = {"run": resumed_run, "total_epochs": 10}
+        resumed, complete = fit(made_up, *rows, batch_size=20, saved_to=saved_to, seed=epoch)
         assert complete == history
         assert same_bits(resumed.state_dict(), head.state_dict())
         assert capsys.readouterr().out.splitlines() == printed[epoch:]
@@ -267,9 +270,9 @@ def test_a_head_that_is_resumed_is_not_standardized_by_another_pass_over_its_fea
 ):
     rows = (torch.arange(30), torch.arange(30, 40))
     run = Run()
-    _, history = fit(made_up, *rows, batch_size=20, run=run)
+    _, history = fit(made_up, *rows, batch_size=20, saved_to={"run": run})
     monkeypatch.setattr(fitting, "standardize", lambda *_: pytest.fail("standardized again"))
-    _, resumed = fit(made_up, *rows, batch_size=20, run=Run(run.saved[-1]), seed=1)
+    _, resumed = fit(made_up, *rows, batch_size=20, saved_to={"run": Run(run.saved[-1])}, seed=1)
     assert resumed == history
 
 
@@ -301,13 +304,8 @@ def test_the_default_rate_works_for_any_number_and_size_of_categories(tmp_path, 
     defaults = train.parse_arguments(["--data_dir", "x", "--output_cat", str(classes)])
     torch.manual_seed(0)
     head = Head(64, defaults.hidden_units, classes, classes, defaults.dropout)
-    history = fitting.fit(
-        head,
-        Samples(store_features(tmp_path, values), labels, rows),
-        epochs=defaults.epochs,
-        learning_rate=defaults.learning_rate,
-        batch_size=defaults.batch_size,
-    )
+    samples = Samples(store_features(tmp_path, values), labels, rows)
+    history = fitting.fit(head, samples, train.fit_settings(defaults))
     assert max(row["valid_accuracy"] for row in history) >= 0.9
 
 
@@ -453,7 +451,7 @@ def test_fitting_uses_one_thread_and_gives_the_others_back(made_up):
     run.save = lambda *_: seen.append(torch.get_num_threads())
     try:
         torch.set_num_threads(3)
-        fit(made_up, rows, rows, run=run)
+        fit(made_up, rows, rows, saved_to={"run": run})
         assert torch.get_num_threads() == 3 and set(seen) == {1}
     finally:
         torch.set_num_threads(before)

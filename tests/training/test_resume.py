@@ -99,7 +99,7 @@ def test_without_resume_a_run_starts_from_the_beginning(checkpoint, monkeypatch)
     (checkpoint.parent / "model.pth.unfinished" / "features").touch()  # of --no_cache
     run = UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, False)
     assert run.states == {}
-    assert sorted(path.name for path in run.folder.iterdir()) == ["images.csv", "state.pth"]
+    assert sorted(path.name for path in run.folder.iterdir()) == ["images.json", "state.pth"]
 
 
 def test_other_arguments_are_named(checkpoint):
@@ -135,7 +135,7 @@ def test_images_that_became_readable_are_reported(checkpoint, monkeypatch):
 
 @pytest.mark.parametrize("content", [None, b"\xff\xff", b"one column\r\n", b'"open'])
 def test_a_damaged_list_of_inputs_is_reported(checkpoint, content):
-    path = start_run(checkpoint).folder / "images.csv"
+    path = start_run(checkpoint).folder / "images.json"
     path.unlink()
     if content:
         path.write_bytes(content)
@@ -489,7 +489,7 @@ def test_a_full_disk_preserves_the_previous_checkpoint(
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["cache", "model.pth", "model.pth.unfinished"]
     unfinished = sorted(path.name for path in (tmp_path / names[-1]).iterdir())
-    assert unfinished == ["images.csv", "state.pth"]
+    assert unfinished == ["images.json", "state.pth"]
     done = call("train.py", *words(data, tmp_path, *flags, "--resume", epochs=2))
     assert done.returncode == 0, done.stderr
 
