@@ -91,7 +91,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
     precisions = [*devices.PRECISIONS, "int8"]
     add("--precision", choices=precisions, default="auto", help="(%(default)s)")
-    cache = "stores features for later runs, 24 KB a view; delete it to clear them (%(default)s)"
+    cache = "stores features for later runs; delete it to clear them (%(default)s)"
     add("--cache_dir", default=str(default_cache_folder()), help=cache)
     add("--no_cache", action="store_true", help="store no features for later runs")
     args = parser.parse_args(command_line)

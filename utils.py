@@ -384,7 +384,7 @@ def load_image(
 ) -> Image.Image:
     """Decode an image: upright (EXIF) and in sRGB. Training and prediction both use this function.
 
-    See `image_files.decoding.decode`. A large JPEG is decoded at a size of at least twice that
+    A large JPEG is decoded at a size of at least twice that
     of its views: a photograph of 12 megapixels takes a quarter of the time.
 
     Args:

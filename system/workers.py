@@ -34,7 +34,8 @@ def load_ahead(
         workers: number of processes; 0 loads in this one.
         collate: joins items into a batch.
 
-    See `failed_worker_is_an_error`.
+    Raises:
+        RuntimeError: a process has failed; `failed_worker_is_an_error` says it to the user.
     """
     import torch
     from torch.utils.data import DataLoader

@@ -1,6 +1,7 @@
 """A folder of append-only files of fixed-size records: key, float16 values, checksum.
 
-Also the folder where they are stored by default.
+Also the folder where they are stored by default. What features depend on, so that others are
+computed when it changes, is in `features.settings_text`.
 """
 
 import tempfile

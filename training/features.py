@@ -245,7 +245,7 @@ def _group_by_image(views: Sequence[View], indices: Iterable[int]) -> list[Image
 def assist_extraction(backbone: Backbone, root: str, settings: Settings) -> None:
     """Compute this process's share of the features and send them to the first process.
 
-    See `extract`. The views, the precision and the backbone's weights come from the first process.
+    The views, the precision and the backbone's weights come from the first process.
     """
     work, precision = broadcast(None)
     if not work:
@@ -261,7 +261,7 @@ def _find_stored(
     backbone: Backbone, views: Sequence[View], settings: Settings, cache: Path
 ) -> Features:
     """Open the store of these settings, and find the features that it has."""
-    text = _settings_text(backbone, settings)
+    text = settings_text(backbone, settings)
     shape = (num_regions(settings.image_size), backbone.num_features)
     folder = cache / hashlib.sha256(text.encode()).hexdigest()[:16]
     store = RecordStore(folder, shape, hint="; name another folder with --cache_dir")
@@ -271,7 +271,7 @@ def _find_stored(
     return Features(store, file, row, keys, text)
 
 
-def _settings_text(backbone: Backbone, settings: Settings) -> str:
+def settings_text(backbone: Backbone, settings: Settings) -> str:
     """Return all that features depend on, besides the image and the number of the view."""
     values = {
         "layout": LAYOUT,

@@ -1,4 +1,7 @@
-"""The state that an interrupted training leaves beside its checkpoint, and resuming from it."""
+"""The state that an interrupted training leaves beside its checkpoint.
+
+`fitting.fit` decides for each head whether it resumes from it; `train.main` asks `is_finished`.
+"""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""findings: lines and tables of what was noticed about files, and reading paths from tables."""
+"""checks.findings: lines and tables of what was noticed, and reading paths from tables."""
 
 import csv
 

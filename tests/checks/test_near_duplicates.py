@@ -1,4 +1,4 @@
-"""near_duplicates: vectors that nearly coincide, among many that have much in common."""
+"""checks.near_duplicates: vectors that nearly coincide, among many that have much in common."""
 
 import pytest
 import torch

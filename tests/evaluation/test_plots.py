@@ -1,4 +1,4 @@
-"""plots: every figure shows the numbers that it was given, and its texts can be read."""
+"""evaluation.plots: every figure shows the numbers that it was given, and its texts can be read."""
 
 import copy
 import json

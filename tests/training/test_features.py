@@ -1,4 +1,4 @@
-"""features: computed once, cached on disk, the same bits in any order and batch."""
+"""training.features: computed once, cached on disk, the same bits in any order and batch."""
 
 import multiprocessing
 import os

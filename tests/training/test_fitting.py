@@ -1,4 +1,4 @@
-"""fitting: the head on made-up features, and its evaluation."""
+"""training.fitting: the head on made-up features, and its evaluation."""
 
 import copy
 import math

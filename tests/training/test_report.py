@@ -1,4 +1,4 @@
-"""report: the tables and figures of a training beside its checkpoint."""
+"""training.report: the tables and figures of a training beside its checkpoint."""
 
 import csv
 import re
