@@ -1,7 +1,5 @@
 """What the tests share: small images, the command lines, and one trained checkpoint."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import csv
@@ -9,24 +7,24 @@ import io
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Threads that wait for others sleep. By default they spin, which takes a core from other processes.
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is imported
+# The workers of pytest-xdist have the cores: each of them, and what it starts, uses one.
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
 
 import numpy as np
 import pytest
 import tiny_train
 import torch
+from filelock import FileLock
 from PIL import Image
 
 import model
@@ -43,7 +41,6 @@ ROOT = Path(__file__).resolve().parent.parent
 CATEGORIES = ("1", "10", "2", "x y")  # in string order
 MAINS = {"train.py": train.main, "predict.py": predict.main}
 NAMES_WARNING = "warning: cat_to_name.json: has no name for 1 categories: x y"  # of CATEGORIES
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # torchrun's own setting
 TINY_TRAIN = "tests/tiny_train.py"  # train.py with one more architecture
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 TIMEOUT = 300  # seconds after which a process that hangs is ended
@@ -160,6 +157,39 @@ def parse_results(text: str, kind: str) -> list[dict]:
     return objects
 
 
+# ---------------------------------------------------------------- made once
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a file or a folder once for all workers of pytest-xdist.
+
+    Takes its name and a function that makes it; returns its path, which no test may change.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # that of all workers
+
+    def returned(name: str, make: Callable[[Path], object]) -> Path:
+        path = base / name
+        done = base / f"{name}.done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                make(path)
+                done.touch()
+        return path
+
+    return returned
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(make_once):
+    """Let the tests, and the processes that they start, store features in a temporary folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(make_once("cache", Path.mkdir)))
+        yield
+
+
 # ---------------------------------------------------------------- images
 
 
@@ -196,9 +226,9 @@ def all_images(root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory) -> Path:
+def images(make_once) -> Path:
     """A data folder with 4 categories, which no test changes: see `own_images`."""
-    return make_images(tmp_path_factory.mktemp("data") / "images")
+    return make_once("images", make_images)
 
 
 @pytest.fixture
@@ -321,7 +351,7 @@ def detector_of(hidden_units: int, num_classes: int = 3) -> novelty.NoveltyDetec
     return detector
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny() -> Iterator[str]:
     """The name of one more architecture, for this process; see tiny_train.py."""
     with pytest.MonkeyPatch.context() as patch:
@@ -360,7 +390,7 @@ def start_training(flags, launcher=(), env=None) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *launcher, ROOT / TINY_TRAIN, *map(str, flags)],
         cwd=ROOT,
-        env={**os.environ, **ONE_THREAD, "SLOW": "1", **(env or {})},
+        env={**os.environ, "SLOW": "1", **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -429,21 +459,22 @@ def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> b
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Let the tests, and the processes that they start, store features in a temporary folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+@pytest.fixture(scope="session")
+def weights_file(make_once) -> Path:
+    """The weights of `--weights none --seed 0` as a file, to use them with other seeds."""
+    return make_once("vgg16.pth", lambda path: torch.save(backbone_of().state_dict(), path))
 
 
 @pytest.fixture(scope="session")
-def weights_file(tmp_path_factory):
-    """The weights of `--weights none --seed 0` as a file, to use them with other seeds."""
-    path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
-    torch.save(backbone_of().state_dict(), path)
-    yield path
-    path.unlink()  # 59 MB
+def checkpoint(tiny, images, make_once) -> Path:
+    """A checkpoint of a tiny network, which this process knows: an image takes milliseconds.
+
+    Its predictions are correct and not sure, with probabilities from 0.7 on.
+    """
+    flags = ["--data_dir", images, "--output_cat", len(CATEGORIES), "--arch", tiny]
+    flags += ["--weights", "none", "--workers", 0, "--views", 4, "--no_report", "--no_cache"]
+    flags += ["--epochs", 8, "--batch_size", 8, "--learning_rate", 0.0003, "--save_dir"]
+    return make_once("tiny.pth", lambda path: train.main([*map(str, flags), str(path)]))
 
 
 class Trained(NamedTuple):
@@ -455,15 +486,21 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def trained(images, tmp_path_factory):
+def trained(images, make_once) -> Trained:
     """A checkpoint that the real command line trained on `images`; its features are cached."""
-    checkpoint = tmp_path_factory.mktemp("trained") / "new" / "model.pth"
     flags = ("--data_dir", images, "--output_cat", len(CATEGORIES), "--epochs", 8)
     flags += ("--batch_size", 8, "--hidden_units", 64, "--views", 2)
-    done = run("train.py", *flags, "--weights", "none", "--save_dir", checkpoint)
-    assert done.returncode == 0, done.stderr
-    yield Trained(checkpoint, done, flags)
-    shutil.rmtree(checkpoint.parent)
+
+    def make(folder: Path) -> None:
+        path = folder / "new" / "model.pth"
+        done = run("train.py", *flags, "--weights", "none", "--save_dir", path)
+        assert done.returncode == 0, done.stderr
+        (folder / "output.json").write_text(json.dumps([done.stdout, done.stderr]))
+
+    folder = make_once("trained", make)
+    output = json.loads((folder / "output.json").read_text())
+    done = subprocess.CompletedProcess(["train.py", *flags], 0, *output)
+    return Trained(folder / "new" / "model.pth", done, flags)
 
 
 @pytest.fixture

@@ -1,31 +1,21 @@
 """model: the backbone, the head, the classifier, heat maps, weights and checkpoints."""
 
+import dataclasses
 import math
-import os
 import re
 
 import numpy as np
 import pytest
 import torch
 from conftest import backbone_of, detector_of, same_bits, small_backbone
-from test_checkpoint_files import INVALID_TENSORS, UNSAFE_FILES
 from torch import nn
 from torchvision import models
 
 import model
 import utils
-from model import (
-    REGIONS,
-    Architecture,
-    Backbone,
-    Classifier,
-    Head,
-    fast_copy,
-    heat_map,
-    num_regions,
-)
+from model import REGIONS, Backbone, Classifier, Head, fast_copy, heat_map, num_regions
 from networks.heat_maps import hires_cam
-from networks.vgg import pool_regions, replace_second_stage
+from networks.vgg import pool_regions
 from networks.winograd import WinogradConv2d
 from system.messages import UserError
 
@@ -41,27 +31,6 @@ def random_views(*shape) -> torch.Tensor:
 
 
 # ---------------------------------------------------------------- the backbone
-
-
-# Rows and columns of each of REGIONS in the maps of an image of 64 x 96 pixels.
-MAP_REGIONS = {
-    (8, 12): [
-        np.s_[0:8, 0:12],
-        np.s_[0:6, 0:8],
-        np.s_[0:6, 4:12],
-        np.s_[2:8, 0:8],
-        np.s_[2:8, 4:12],
-        np.s_[2:7, 2:9],
-    ],
-    (4, 6): [
-        np.s_[0:4, 0:6],
-        np.s_[0:3, 0:4],
-        np.s_[0:3, 2:6],
-        np.s_[1:4, 0:4],
-        np.s_[1:4, 2:6],
-        np.s_[1:3, 1:5],
-    ],
-}
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "vgg13"])
@@ -81,30 +50,12 @@ def test_the_backbone_is_torchvisions_with_two_stages_pooled(arch):
         first = vgg.features[:fourth](images)
         expected_maps = vgg.features[fourth](first)
         second = vgg.features[fourth + 1 : fifth](expected_maps)
-        expected = []
-        for out in (first, second):
-            regions = [out[:, :, y, x] for y, x in MAP_REGIONS[out.shape[2:]]]
-            pooled = [torch.cat([part.mean((2, 3)), part.amax((2, 3))], 1) for part in regions]
-            expected.append(torch.stack(pooled, 1))
+        expected = [pool_regions(first, REGIONS), pool_regions(second, REGIONS)]
     assert len(backbone.features) == fifth
     assert features.shape == (2, len(REGIONS), backbone.num_features) == (2, 6, 2048)
     assert features.dtype == torch.float32
-    torch.testing.assert_close(features.square(), torch.cat(expected, 2))
+    torch.testing.assert_close(features.square(), torch.cat(expected, 2).square())
     torch.testing.assert_close(maps, expected_maps)
-
-
-def test_the_second_half_of_features_follows_from_the_maps_and_can_be_replaced():
-    backbone, images = small_backbone(), random_images(2, 3, 32, 48)
-    with torch.inference_mode():
-        features, maps = backbone.features_and_maps(images)
-        assert torch.equal(backbone(images), features)
-        second = pool_regions(backbone.last_block(maps), REGIONS)
-    assert maps.shape[1:] == (64, 16, 24)
-    assert torch.equal(second, features[..., 128:])
-    assert torch.equal(replace_second_stage(features, second), features)
-    replaced = replace_second_stage(features, torch.zeros_like(second))
-    assert torch.equal(replaced[..., :128], features[..., :128])
-    assert not replaced[..., 128:].any()
 
 
 def test_a_large_image_has_the_regions_of_two_scales():
@@ -120,45 +71,24 @@ def test_a_large_image_has_the_regions_of_two_scales():
     torch.testing.assert_close(features[:, 6:], half)
 
 
-def test_the_backbone_is_frozen():
-    backbone = small_backbone()
-    assert not any(parameter.requires_grad for parameter in backbone.parameters())
-    assert not backbone.training
-
-
-def test_a_bfloat16_backbone_gives_nearly_the_same_features_in_float32():
-    backbone = backbone_of("vgg13")
-    images = random_images(1, 3, 64, 64)
-    with torch.inference_mode():
-        exact, rounded = backbone(images), backbone.to(torch.bfloat16)(images)
-    assert rounded.dtype == torch.float32
-    assert not torch.equal(rounded, exact)
-    assert nn.functional.cosine_similarity(rounded, exact, dim=2).min() > 0.999
-
-
 def test_the_fast_copy_of_a_backbone_agrees_with_it():
     backbone = backbone_of("vgg13")
     before = backbone.digest()
     images = random_images(2, 3, 32, 48)
     with torch.inference_mode():
+        expected = backbone(images)
         fast = fast_copy(backbone, CPU, torch.float32)
         assert any(isinstance(layer, WinogradConv2d) for layer in fast.features)
         features = fast(images)
-        torch.testing.assert_close(features, backbone(images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
         assert torch.equal(fast(images[1:2]), features[1:2])  # the same bits in any batch
-        rounded = fast_copy(backbone, CPU, torch.bfloat16).features
-    assert not any(isinstance(layer, WinogradConv2d) for layer in rounded)
-    assert rounded[0].weight.dtype == torch.bfloat16
+        rounded = fast_copy(backbone, CPU, torch.bfloat16)
+        features = rounded(images)
+    assert not any(isinstance(layer, WinogradConv2d) for layer in rounded.features)
+    assert rounded.features[0].weight.dtype == torch.bfloat16
+    assert features.dtype == torch.float32 and not torch.equal(features, expected)
+    assert nn.functional.cosine_similarity(features, expected, dim=2).min() > 0.999
     assert backbone.digest() == before
-
-
-def test_the_digest_depends_on_every_weight():
-    backbone, same, other = small_backbone(), small_backbone(), small_backbone(seed=1)
-    digest = backbone.digest()
-    assert re.fullmatch("[0-9a-f]{64}", digest)
-    assert same.digest() == digest != other.digest()
-    same.features[4].weight.data[127, 0, 2, 2] += 1e-6
-    assert same.digest() != digest
 
 
 # ---------------------------------------------------------------- the head
@@ -181,13 +111,6 @@ def test_the_head_drops_units_in_training_only():
     assert not torch.equal(head(features), head(features))
     head.eval()
     assert torch.equal(head(features), head(features))
-
-
-def test_an_images_logits_are_the_mean_over_its_regions():
-    head = Head(3, hidden_units=5, num_outputs=4, num_classes=4, dropout=0.5).eval()
-    features = random_images(2, 6, 3)
-    expected = sum(head(features[:, region]) for region in range(6)) / 6
-    torch.testing.assert_close(head.image_logits(features), expected)
 
 
 # ---------------------------------------------------------------- the classifier
@@ -308,94 +231,47 @@ def test_the_heat_of_a_large_image_is_that_of_both_scales(monkeypatch):
         assert logit_of(maps).item() == pytest.approx(logit.item(), rel=1e-5)
 
 
-def test_a_heat_map_leaves_the_model_as_it_is():
-    classifier = small_classifier().requires_grad_(False)
-    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-    heat = heat_map(classifier, random_views(3, 32, 32), "a")
-    assert not heat.requires_grad
-    assert same_bits(dict(classifier.state_dict()), before)
-    assert not any(p.requires_grad or p.grad is not None for p in classifier.parameters())
-
-
-def test_where_no_location_supports_a_category_there_is_no_heat():
-    classifier = small_classifier()
-    nn.init.zeros_(classifier.head.layers[-1].weight)
-    assert torch.equal(heat_map(classifier, random_views(3, 32, 32), "b"), torch.zeros(8, 8))
-
-
 # ---------------------------------------------------------------- weights
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny_architecture(tmp_path_factory):
-    """Add "tiny", a VGG of two convolutions, to ARCHITECTURES: its files are small."""
-    path = tmp_path_factory.mktemp("server") / "tiny-0123abcd.pth"
-
-    def build():
-        return models.vgg.make_layers([8, "M", 16, "M"])
-
-    tiny = Architecture(build, path.as_uri(), (1, 4))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(model.ARCHITECTURES, "tiny", tiny)
-        yield
-
-
-def test_weights_are_random_or_of_imagenet_or_of_a_file(tmp_path, monkeypatch):
+def test_weights_are_random_or_of_imagenet_or_of_a_file(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    source, backbone = backbone_of("tiny", seed=1), backbone_of("tiny", seed=2)
-    assert not same_bits(dict(backbone.state_dict()), dict(source.state_dict()))
+    url = "https://example.invalid/tiny-0123abcd.pth"
+    with_url = dataclasses.replace(model.ARCHITECTURES[tiny], url=url)
+    monkeypatch.setitem(model.ARCHITECTURES, tiny, with_url)
+    source = backbone_of(tiny, seed=1)
+    assert not same_bits(dict(backbone_of(tiny, seed=2).state_dict()), dict(source.state_dict()))
     file = tmp_path / "weights.pth"
     cached = tmp_path / "hub" / "checkpoints" / "tiny-0123abcd.pth"
     cached.parent.mkdir(parents=True)
     for weights, path in ((str(file), file), ("imagenet", cached)):
         torch.save(source.state_dict(), path)
-        backbone = Backbone("tiny")
-        model.load_weights(backbone, "tiny", weights)
+        backbone = Backbone(tiny)
+        model.load_weights(backbone, tiny, weights)
         assert same_bits(dict(backbone.state_dict()), dict(source.state_dict()))
-        assert not any(parameter.requires_grad for parameter in backbone.parameters())
         path.unlink()
-
-
-def test_weights_of_another_architecture_are_named(tmp_path):
-    path = tmp_path / "weights.pth"
-    torch.save(small_backbone().state_dict(), path)
-    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: not the weights of this --arch"):
-        model.load_weights(Backbone("tiny"), "tiny", str(path))
-
-
-@pytest.mark.parametrize("case", ["missing", "hostile", "text"])
-def test_a_file_that_is_unsafe_to_load_is_named(tmp_path, case):
-    path = tmp_path / "file.pth"
-    UNSAFE_FILES[case](path)
-    for load in (
-        lambda: model.load_weights(Backbone("tiny"), "tiny", str(path)),
-        lambda: model.load_checkpoint(path),
-    ):
-        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: n"):
-            load()
-    assert not (tmp_path / "trace").exists()
 
 
 # ---------------------------------------------------------------- checkpoints
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved(tiny, tmp_path_factory):
     """A classifier, and the checkpoint that it was saved in."""
     torch.manual_seed(0)
     head = Head(48, hidden_units=6, num_outputs=4, num_classes=3, dropout=0.25)
     head.standardize_by(torch.rand(48), torch.rand(48))
     classifier = Classifier(
-        backbone_of("tiny"),
+        backbone_of(tiny),
         head,
-        arch="tiny",
+        arch=tiny,
         class_to_idx={"1": 0, "10": 1, "2": 2},
         means=[0.1, 0.2, 0.3],
         stds=[0.4, 0.5, 0.6],
         image_size=224,
         temperature=0.75,
         detector=detector_of(6),
-        names={"1": "rose", "10": "10", "2": "ひ \udcff"},
+        names={"1": "rose", "10": "ひ \udcff"},
         history={"epoch": 2, "metrics": {"valid_accuracy": 0.5}, "arguments": {"seed": 1}},
     )
     path = tmp_path_factory.mktemp("saved") / "new folder" / "checkpoint.pth"
@@ -410,16 +286,8 @@ def test_a_loaded_checkpoint_gives_the_same_logits(saved):
     with torch.inference_mode():
         for output, expected in zip(loaded(images), classifier(images), strict=True):
             assert torch.equal(output, expected) and len(output) == 2
-    for name in (
-        "arch",
-        "class_to_idx",
-        "means",
-        "stds",
-        "image_size",
-        "temperature",
-        "names",
-        "history",
-    ):
+    names = ("arch", "class_to_idx", "means", "stds", "image_size", "temperature", "names")
+    for name in (*names, "history"):
         assert getattr(loaded, name) == getattr(classifier, name)
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
 
@@ -428,11 +296,8 @@ def test_a_checkpoint_holds_plain_types_under_the_documented_names(saved):
     content = torch.load(saved[1], weights_only=True)
     state = content.pop("state_dict")
     assert same_bits(dict(state), dict(saved[0].state_dict()))
-    assert {name for name in state if name.startswith("detector.")} == {
-        "detector.whitening",
-        "detector.means",
-        "detector.calibration",
-    }
+    detector = {"detector.whitening", "detector.means", "detector.calibration"}
+    assert {name for name in state if name.startswith("detector.")} == detector
     assert content == {
         "format_version": model.FORMAT_VERSION,
         "arch": "tiny",
@@ -446,11 +311,18 @@ def test_a_checkpoint_holds_plain_types_under_the_documented_names(saved):
         "preprocessing_version": utils.PREPROCESSING_VERSION,
         "resize": 256,
         "max_aspect": utils.MAX_ASPECT,
-        "regions": [list(region) for region in REGIONS],
+        "regions": [
+            [0, 0, 1],
+            [0, 0, 0.7],
+            [0, 0.3, 0.7],
+            [0.3, 0, 0.7],
+            [0.3, 0.3, 0.7],
+            [0.2, 0.2, 0.6],
+        ],
         "num_scales": 1,
-        "feature_layers": [1, 4],
+        "feature_layers": [5, 8],
         "temperature": 0.75,
-        "names": {"1": "rose", "10": "10", "2": "ひ \udcff"},
+        "names": {"1": "rose", "10": "ひ \udcff"},
         "epoch": 2,
         "metrics": {"valid_accuracy": 0.5},
         "arguments": {"seed": 1},
@@ -458,151 +330,121 @@ def test_a_checkpoint_holds_plain_types_under_the_documented_names(saved):
 
 
 # What a program with another setting may have written.
-OTHER_SETTINGS = {
-    "preprocessing_version": [utils.PREPROCESSING_VERSION + 1, None, []],
-    "resize": [224],
-    "max_aspect": [2],
-    "num_scales": [2],
-    "feature_layers": [[1, 3], [], None],
-    "regions": [
-        [list(region) for region in REGIONS[:-1]],
-        [*map(list, REGIONS), [0.1, 0.4, 0.5]],
-        [[0, 0, 1]] * 6,
-        "text",
-        None,
-    ],
-}
+OTHER_SETTINGS = [
+    ("preprocessing_version", utils.PREPROCESSING_VERSION + 1),
+    ("resize", 224),
+    ("max_aspect", 2),
+    ("num_scales", 2),
+    ("feature_layers", [1, 3]),
+    ("regions", [list(region) for region in REGIONS[:-1]]),
+    ("regions", None),
+]
 
 
-@pytest.mark.parametrize("name", OTHER_SETTINGS)
-def test_a_checkpoint_of_other_settings_has_to_be_trained_again(saved, tmp_path, name):
-    content, path = torch.load(saved[1], weights_only=True), tmp_path / "other.pth"
-    for value in OTHER_SETTINGS[name]:
-        torch.save(changed(content, **{name: value}), path)
-        with pytest.raises(UserError) as error:
-            model.load_checkpoint(path)
-        expected = f"{path}: trained by a program with other {name}; train again"
-        assert str(error.value) == expected
+@pytest.mark.parametrize(("name", "value"), OTHER_SETTINGS)
+def test_a_checkpoint_of_other_settings_has_to_be_trained_again(saved, tmp_path, name, value):
+    path = tmp_path / "other.pth"
+    torch.save(torch.load(saved[1], weights_only=True) | {name: value}, path)
+    with pytest.raises(UserError) as error:
+        model.load_checkpoint(path)
+    assert str(error.value) == f"{path}: trained by a program with other {name}; train again"
 
 
-@pytest.mark.parametrize("region", [(0.1, 0.4, 0.5), (0.25, 0.25, 0.5)], ids=["side", "middle"])
 def test_an_appended_region_gives_a_training_and_a_refusal_of_old_checkpoints(
-    call, images, tmp_path, region
+    checkpoint, train_tiny
 ):
-    flags = ("--data_dir", images, "--output_cat", 4, "--arch", "tiny", "--weights", "none")
-    flags += ("--epochs", 1, "--no_report", "--cache_dir", tmp_path / "cache", "--save_dir")
-    old, new = tmp_path / "old.pth", tmp_path / "new.pth"
-    assert call("train.py", *flags, old).returncode == 0
-    view = random_views(1, 3, 224, 224).numpy()
-    probs, _ = model.load_checkpoint(old).predict_views(view)
-    REGIONS.append(region)
+    REGIONS.append((0.1, 0.4, 0.5))
     try:
-        with pytest.raises(UserError, match="old.pth: trained by .* other regions; train again$"):
-            model.load_checkpoint(old)
-        assert call("train.py", *flags, new).returncode == 0
-        classifier = model.load_checkpoint(new)
-        others, _ = classifier.predict_views(view)
-        assert heat_map(classifier, view[0], "1").shape == (112, 112)
+        with pytest.raises(UserError, match="tiny.pth: trained by .* other regions; train again$"):
+            model.load_checkpoint(checkpoint)
+        done, path = train_tiny("--epochs", 1)
+        assert done.returncode == 0, done.stderr
+        classifier = model.load_checkpoint(path)
+        assert heat_map(classifier, random_views(3, 224, 224), "1").shape == (28, 28)
     finally:
         REGIONS.pop()
-    assert not np.allclose(probs, others, atol=1e-6)
-    with pytest.raises(UserError, match="new.pth: trained by .* other regions; train again$"):
-        model.load_checkpoint(new)
+    with pytest.raises(UserError, match="tiny.pth: trained by .* other regions; train again$"):
+        model.load_checkpoint(path)
+    model.load_checkpoint(checkpoint)
 
 
-def changed(content, **changes):
-    return {**content, **changes}
-
-
-INVALID_CHECKPOINTS = {
-    "newer": (lambda c: changed(c, format_version=model.FORMAT_VERSION + 1), "newer"),
-    "only weights": (lambda c: c["state_dict"], "not a"),
-    "list": (lambda c: [c], "not a"),
-}
 INVALID_VALUES = {
-    "arch": ["vgg99", None, ("vgg13",), ["vgg13"]],
+    "arch": ["vgg99", None, ["vgg13"]],
     "class_to_idx": [
         {},
-        None,
         ["1", "10", "2"],
         {"1": 0, "10": 1, "2": 3},
         {"1": 0, "10": 1, "2": 1},
         {"1": 1, "10": 2, "2": 3},
-        {"1": -1, "10": 0, "2": 1},
         {"1": 0, "10": 1, 2: 2},
         {"1": 0, "10": 1, "2": 2.0},
         {"1": False, "10": True, "2": 2},
-        {"1": 0, "10": 1, "2": "2"},
         {str(number): number for number in range(5)},  # there are 4 outputs
         {"1": 0, "10": 1, "\ud800": 2},
     ],
-    "names": [None, [], {"3": "rose"}, {"1": 5}, {"1": None}, {1: "rose"}, {"1": "\ud800"}],
-    "hidden_units": [7, 0, -6, 6.0, 10**30, "6", None],
-    "num_outputs": [5, 0, 2, "4", None],
-    "dropout": [5, -0.1, math.nan, "0.5", None, [0.5]],
-    "temperature": [0, 0.0, -1.0, math.nan, math.inf, 1e-300, 10**400, "1", None],
-    "means": [
-        [0.1, 0.2],
-        [0.1, 0.2, math.nan],
-        [0.1, 0.2, 1e300],
-        "123",
-        None,
-        0.5,
-        [[0, 0, 0]] * 3,
-    ],
-    "stds": [[0.1, 0.2], [0.1, 0.2, 0], [0.1, 0.2, -0.1], [1e-300] * 3, {}, None],
-    "image_size": [0, 32, 225, 2**20, 224.0, "224", None],
-    "state_dict": [None, [], {}, "text", {1: 2}],
-    "format_version": [None, "3", 3.0, math.nan, [3], True, 0, -1],
-    "epoch": [],
-    "metrics": [],
-    "arguments": [None, [], "seed"],
+    "names": [[], {"3": "rose"}, {"1": None}, {"1": "\ud800"}],
+    "hidden_units": [7, 0, 6.0, 10**30, "6"],
+    "num_outputs": [5, 2, "4"],
+    "dropout": [1.01, -0.01, math.nan, None],
+    "temperature": [0, 9e-7, 1.1e6, math.nan, "1"],
+    "means": [[0.1, 0.2], [0.1, 0.2, math.nan], [0.1, 0.2, 1.1e6], "123", None],
+    "stds": [[0.1, 0.2], [0.1, 0.2, 0], [0.1, 0.2, 9e-7], None],
+    "image_size": [32, 225, 224.0, None],
+    "state_dict": [None, {}],
+    "arguments": [None],
 }
-for name, values in INVALID_VALUES.items():
-    word = "not a" if name == "format_version" else "damaged"
-    INVALID_CHECKPOINTS[f"no {name}"] = (
-        lambda c, name=name: {key: c[key] for key in c if key != name},
-        word,
-    )
-    for value in values:
-        INVALID_CHECKPOINTS[f"{name} {value!r:.40}"] = (
-            lambda c, name=name, value=value: changed(c, **{name: value}),
-            word,
-        )
-for name in ("backbone.features.3.weight", "head.layers.0.weight"):
-    for case, (change, _) in INVALID_TENSORS.items():
-        INVALID_CHECKPOINTS[f"{name} {case}"] = (
-            lambda c, name=name, change=change: changed(
-                c, state_dict=changed(c["state_dict"], **{name: change(c["state_dict"][name])})
-            ),
-            "damaged",
-        )
+INVALID_VALUES = [(name, value) for name, values in INVALID_VALUES.items() for value in values]
 
 
-for values in ([[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [-1.0, 1.0]]):
-    INVALID_CHECKPOINTS[f"calibration {values}"] = (
-        lambda c, values=values: changed(
-            c, state_dict=changed(c["state_dict"], **{"detector.calibration": torch.tensor(values)})
-        ),
-        "damaged",
-    )
-
-
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
-@pytest.mark.parametrize("case", INVALID_CHECKPOINTS)
-def test_an_invalid_checkpoint_is_named(saved, tmp_path, case):
-    change, word = INVALID_CHECKPOINTS[case]
+@pytest.mark.parametrize(("name", "value"), INVALID_VALUES)
+def test_a_checkpoint_with_an_invalid_value_is_named(saved, tmp_path, name, value):
     path = tmp_path / "invalid.pth"
-    torch.save(change(torch.load(saved[1], weights_only=True)), path)
-    with pytest.raises(UserError, match=re.escape(str(path))) as error:
+    torch.save(torch.load(saved[1], weights_only=True) | {name: value}, path)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: damaged checkpoint: ") as error:
         model.load_checkpoint(path)
-    assert word in str(error.value) and len(str(error.value)) < 1000
+    assert len(str(error.value)) < 1000
 
 
-@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_named(saved, tmp_path, share):
-    path = tmp_path / "truncated.pth"
-    path.write_bytes(saved[1].read_bytes())
-    os.truncate(path, int(share * path.stat().st_size))
-    with pytest.raises(UserError, match=re.escape(str(path))):
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("head.layers.0.bias", [0.0] * 5 + [math.nan]),
+        ("detector.calibration", [[0.0, 0.0], [1.0, 0.0]]),
+        ("detector.calibration", [[0.0, 0.0], [-1.0, 1.0]]),
+    ],
+)
+def test_a_checkpoint_with_invalid_tensors_is_named(saved, tmp_path, name, values):
+    path = tmp_path / "invalid.pth"
+    content = torch.load(saved[1], weights_only=True)
+    content["state_dict"][name] = torch.tensor(values)
+    torch.save(content, path)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: damaged checkpoint: "):
+        model.load_checkpoint(path)
+
+
+def test_a_checkpoint_that_lacks_a_value_is_named(saved, tmp_path):
+    content = torch.load(saved[1], weights_only=True)
+    for name in content:
+        path = tmp_path / f"{name}.pth"
+        torch.save({key: content[key] for key in content if key != name}, path)
+        reason = "not a checkpoint" if name == "format_version" else "damaged checkpoint"
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: {reason}"):
+            model.load_checkpoint(path)
+
+
+@pytest.mark.parametrize("version", ["1", 1.0, True, 0])
+def test_a_checkpoint_without_a_version_is_none_of_this_program(saved, tmp_path, version):
+    path = tmp_path / "other.pth"
+    content = torch.load(saved[1], weights_only=True) | {"format_version": version}
+    for other in (content, [content], content["state_dict"]):
+        torch.save(other, path)
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: not a checkpoint of this"):
+            model.load_checkpoint(path)
+
+
+def test_a_newer_checkpoint_is_refused(saved, tmp_path):
+    path = tmp_path / "newer.pth"
+    newer = {"format_version": model.FORMAT_VERSION + 1}
+    torch.save(torch.load(saved[1], weights_only=True) | newer, path)
+    with pytest.raises(UserError, match="newer.pth: its format, 2, is newer than this program's"):
         model.load_checkpoint(path)

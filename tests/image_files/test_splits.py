@@ -27,6 +27,8 @@ def test_the_content_alone_decides_the_group():
     expected = {"train": [0.0, 0.5, 0.79], "valid": [0.8, 0.89], "test": [0.91, 0.999]}
     assert divided([0.0, 0.5, 0.79, 0.8, 0.89, 0.91, 0.999]) == expected
     assert divided([0.5, 0.85, 0.95], ["train", "test"]) == {"train": [0.5, 0.85], "test": [0.95]}
+    stand_in = divided([0.5, 0.79, 0.92], ["train", "valid"])  # the nearest to 0.85
+    assert stand_in == {"train": [0.5, 0.92], "valid": [0.79]}
     copies = divide({"a": digest_at(0.95), "b": digest_at(0.95)}, SHARES, SPLITS)
     assert copies == {"a": "train", "b": "train"}  # the only content
 

@@ -9,7 +9,7 @@ import os
 import pytest
 from conftest import parse_results
 
-from inference.formats import COLUMNS, FILE_FORMATS, FORMATS, print_results
+from inference.formats import COLUMNS, FILE_FORMATS, print_results
 from inference.output_file import OutputFile
 from inference.results import Prediction, Result, format_table
 
@@ -71,18 +71,6 @@ def test_no_results_are_a_file_as_well(tmp_path, capsys, kind):
         assert parse_results(content, kind) == []
 
 
-def test_probabilities_have_six_digits(tmp_path):
-    result = Result(
-        "a.jpg", [Prediction("1", "one", 1 / 3, 0.25), Prediction("2", "two", 1e-9, 0.25)]
-    )
-    assert write(tmp_path / "a.csv", [result]).decode().splitlines()[1:] == [
-        "a.jpg,1,1,one,0.333333,,0.250000",
-        "a.jpg,2,2,two,0.000000,,0.250000",
-    ]
-    [item] = json.loads(write(tmp_path / "a.json", [result]))
-    assert [row["probability"] for row in item["predictions"]] == [0.333333, 0.0]
-
-
 def test_a_table_of_several_images_has_their_paths(capsys):
     blocks = print_all(EXAMPLES, "table", capsys).strip().split("\n\n")
     readable = [result for result in EXAMPLES if not result.error]
@@ -90,16 +78,6 @@ def test_a_table_of_several_images_has_their_paths(capsys):
         path, table = block.split("\n", 1)
         assert path == result.path.replace("\n", " ").replace("\udcff", "\\udcff")
         assert table == format_table(result.predictions)
-
-
-@pytest.mark.parametrize("kind", [*FORMATS])
-def test_each_result_is_printed_as_soon_as_it_comes(capsys, kind):
-    stream, text = print_results(iter(TEXT_ONLY), kind), ""
-    for number in range(1, len(TEXT_ONLY) + 1):
-        next(stream)
-        text += capsys.readouterr().out
-        footer = FORMATS[kind].footer
-        assert text == print_all(TEXT_ONLY[:number], kind, capsys).removesuffix(footer)
 
 
 def test_novelty_that_was_not_computed_is_left_out(tmp_path):

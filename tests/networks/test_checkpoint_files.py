@@ -2,9 +2,7 @@
 
 import math
 import os
-import pickle
 import re
-import struct
 import zipfile
 from collections import OrderedDict
 
@@ -14,6 +12,7 @@ import torch
 from conftest import not_root
 from torch import nn
 
+import model
 from networks import checkpoint_files
 from system.messages import UserError
 
@@ -49,39 +48,18 @@ class Hostile:
         return os.system, (f"touch '{self.trace}'",)
 
 
-def with_pickle(pickled, compression=zipfile.ZIP_STORED):
-    """Return a function that writes an archive as torch does, with this pickle in it."""
-
-    def write(path):
-        torch.save({"a": torch.zeros(10)}, path)
-        with zipfile.ZipFile(path) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-        with zipfile.ZipFile(path, "w", compression) as archive:
-            for name, content in members.items():
-                archive.writestr(name, pickled if name.endswith("data.pkl") else content)
-        assert path.stat().st_size < 200_000
-
-    return write
-
-
 def truncated(path):
     torch.save({"a": torch.zeros(10_000)}, path)
     os.truncate(path, path.stat().st_size - 5000)
 
 
-LONG_TEXT = b"\x80\x02X" + struct.pack("<I", 10**8) + bytes(10**8) + b"."  # of 100 MB
-
 # Files that torch did not write, or that hold more than plain types and tensors.
 UNSAFE_FILES = {
-    "bomb": with_pickle(LONG_TEXT, zipfile.ZIP_DEFLATED),
-    "bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(10_000)),
     "half archive": lambda path: path.write_bytes(b"PK\3\4" + bytes(10_000)),
     "TorchScript": lambda path: torch.jit.save(torch.jit.script(nn.ReLU()), path),
     "pickled module": lambda path: torch.save(nn.ReLU(), path),
-    "arrays": lambda path: np.savez(path.open("wb"), a=np.zeros(3)),
-    "pipe": lambda path: os.mkfifo(path),
+    "pipe": os.mkfifo,
     "missing": lambda path: None,
-    "empty": lambda path: path.touch(),
     "text": lambda path: path.write_text("no weights\n" * 100),
     "folder": lambda path: path.mkdir(),
     "truncated": truncated,
@@ -89,8 +67,11 @@ UNSAFE_FILES = {
     "hostile, old": lambda path: torch.save(
         Hostile(path.parent / "trace"), path, _use_new_zipfile_serialization=False
     ),
-    "hostile pickle": lambda path: path.write_bytes(pickle.dumps(Hostile(path.parent / "trace"))),
 }
+
+
+def load_weights(path):
+    model.load_weights(model.Backbone("vgg13"), "vgg13", str(path))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
@@ -98,22 +79,29 @@ UNSAFE_FILES = {
 def test_an_unsafe_file_is_named_and_not_executed(tmp_path, case):
     path = tmp_path / "file.pth"
     UNSAFE_FILES[case](path)
-    with pytest.raises(UserError) as error:
-        checkpoint_files.load_torch(path, "weights file")
-    reasons = {"folder": "is a folder, not a weights file"}
-    reasons |= dict.fromkeys(("pipe", "missing"), "no such weights file")
-    reason = reasons.get(case, "not a weights file that this program can read")
-    assert str(error.value) == f"{path}: {reason}"
+    for kind, load in (("checkpoint", model.load_checkpoint), ("weights file", load_weights)):
+        reasons = {"folder": f"is a folder, not a {kind}"}
+        reasons |= dict.fromkeys(("pipe", "missing"), f"no such {kind}")
+        reason = reasons.get(case, f"not a {kind} that this program can read")
+        with pytest.raises(UserError) as error:
+            load(path)
+        assert str(error.value) == f"{path}: {reason}"
     assert not (tmp_path / "trace").exists()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, seed):
-    path, random = tmp_path / "file.pth", np.random.default_rng(seed)
+def test_the_hostile_file_does_what_it_is_meant_to(tmp_path):
+    UNSAFE_FILES["hostile"](tmp_path / "file.pth")
+    torch.load(tmp_path / "file.pth", weights_only=False)
+    assert (tmp_path / "trace").exists()
+
+
+def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
+    path = tmp_path / "file.pth"
     content = {"a": torch.randn(3000), "b": {"c": ["text", 0.5]}}
     torch.save(content, path)
-    original, refused = path.read_bytes(), 0
-    for position in random.integers(0, 8 * len(original), 60):
+    original = path.read_bytes()
+    refused = 0
+    for position in np.random.default_rng(0).integers(0, 8 * len(original), 60):
         flipped = bytearray(original)
         flipped[position // 8] ^= 1 << position % 8
         path.write_bytes(flipped)
@@ -128,23 +116,15 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, seed):
 
 def test_a_compressed_archive_is_not_unpacked(tmp_path):
     path = tmp_path / "file.pth"
-    with_pickle(LONG_TEXT, zipfile.ZIP_DEFLATED)(path)
+    torch.save({"a": torch.zeros(10)}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
     with pytest.raises(UserError) as error:
         checkpoint_files.load_torch(path, "checkpoint")
     assert "is compressed" in str(error.value.__cause__)
-
-
-def test_the_hostile_files_do_what_they_are_meant_to(tmp_path):
-    UNSAFE_FILES["hostile"](tmp_path / "file.pth")
-    torch.load(tmp_path / "file.pth", weights_only=False)
-    assert (tmp_path / "trace").exists()
-
-
-@pytest.mark.parametrize("name", ["locked", "too long"])
-def test_a_torch_file_whose_path_cannot_be_read_is_a_users_error(locked_folder, name):
-    path = str(locked_folder / "file.pth") if name == "locked" else "x" * 5000
-    with pytest.raises(UserError, match="^.*(locked|xxx).*: no such checkpoint$"), not_root():
-        checkpoint_files.load_torch(path, "checkpoint")
 
 
 def test_a_torch_file_that_may_not_be_read_is_a_users_error(locked_folder):
@@ -177,29 +157,19 @@ def last_value_as(value):
 INVALID_TENSORS = {
     "NaN": (last_value_as(math.nan), "not finite"),
     "infinite": (last_value_as(-math.inf), "not finite"),
-    "too large": (lambda t: torch.full_like(t, 3e38), "not finite"),
     "stride 0": (lambda t: torch.zeros(1).expand(t.shape), "more values than it has"),
     "overlapping": (
         lambda t: torch.zeros(t.numel() // 2 + 100).as_strided(t.shape, [1] * t.dim()),
         "more values than it has",
     ),
-    "huge": (lambda t: torch.zeros(1).expand(10**12), "another shape or type"),
     "integers": (lambda t: t.long(), "another shape or type"),
-    "complex": (lambda t: t.to(torch.complex64), "another shape or type"),
     "flat": (lambda t: t.flatten()[:, None], "another shape or type"),
-    "other shape": (lambda t: torch.zeros(3), "another shape or type"),
     "sparse": (lambda t: t.to_sparse(), "another shape or type"),
     "meta": (lambda t: t.to("meta"), "another shape or type"),
-    "quantized": (
-        lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
-        "another shape or type",
-    ),
-    "None": (lambda t: None, "NoneType"),
     "a list": (lambda t: [1.0], "list"),
 }
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("case", INVALID_TENSORS)
 def test_an_invalid_tensor_is_refused(tmp_path, case):
     change, reason = INVALID_TENSORS[case]

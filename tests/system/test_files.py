@@ -20,14 +20,6 @@ from system.messages import UserError
 # ---------------------------------------------------------------- atomic writes
 
 
-def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
-    path = tmp_path / "new" / "folder" / "file.pth"
-    for value in (1, 2):
-        checkpoint_files.save_torch({"value": value}, path)
-        assert torch.load(path, weights_only=True) == {"value": value}
-        assert os.listdir(path.parent) == ["file.pth"]
-
-
 def test_the_old_file_is_complete_until_the_new_one_is(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
@@ -39,6 +31,14 @@ def test_the_old_file_is_complete_until_the_new_one_is(tmp_path):
 
     files.write_atomically(path, write)
     assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_link_stays_one_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    files.write_atomically(tmp_path / "link", lambda file: file.write(b"new"))
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,6 @@ def test_a_path_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path, lo
 def test_the_status_of_a_regular_file_is_returned(tmp_path):
     (tmp_path / "file").write_bytes(b"12345")
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    assert files.check_regular_file(tmp_path / "file").st_size == 5
     assert files.check_regular_file(tmp_path / "link").st_size == 5
 
 
@@ -123,7 +122,7 @@ def test_what_is_not_a_regular_file_is_a_users_error(tmp_path, make, reason):
         files.check_regular_file(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"abc", bytes(2**20), bytes(2**21) + b"\n"])
+@pytest.mark.parametrize("content", [b"abc", bytes(2**21) + b"\n"])
 def test_the_digest_of_a_file_is_its_sha256(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     assert files.sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
@@ -145,15 +144,6 @@ def test_bytes_of_file_names_that_are_not_text_are_escaped(tmp_path):
     assert (tmp_path / "table.csv").read_bytes() == b"a\\udcff.jpg\r\n"
 
 
-@pytest.mark.parametrize("name", ["file/table.csv", "folder", "x" * 5000])
-def test_a_csv_file_that_cannot_be_written_is_a_users_error(tmp_path, name):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "file").touch()
-    reason = f"^{re.escape(str(tmp_path / name))}: cannot write it: [A-Z]"
-    with pytest.raises(UserError, match=reason):
-        files.write_csv(tmp_path / name, [("a",)])
-
-
 @pytest.mark.parametrize(("name", "kind"), [("figure.png", "PNG"), ("figure.jpg", "JPEG")])
 def test_the_ending_of_a_figures_name_is_its_format(tmp_path, name, kind):
     files.save_figure(Figure((2, 1), dpi=100), tmp_path / name)
@@ -161,28 +151,17 @@ def test_the_ending_of_a_figures_name_is_its_format(tmp_path, name, kind):
         assert (image.format, image.size) == (kind, (200, 100))
 
 
-@pytest.mark.parametrize("name", ["file/a.png", "a.what", "folder.png"])
-def test_a_figure_that_cannot_be_written_is_a_users_error(tmp_path, name):
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "file").touch()
-    reason = f"^{re.escape(str(tmp_path / name))}: cannot write it: [A-Z]"
-    with pytest.raises(UserError, match=reason):
-        files.save_figure(Figure(), tmp_path / name)
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder.png"]
+def test_a_figure_of_an_unknown_format_is_a_users_error(tmp_path):
+    with pytest.raises(UserError, match="a.what: cannot write it: [A-Z]"):
+        files.save_figure(Figure(), tmp_path / "a.what")
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_preserves_figures_and_tables(tmp_path):
-    write = {
-        "a.csv": lambda path: files.write_csv(path, [("x" * 1000,)] * 200),
-        "a.png": lambda path: files.save_figure(Figure((20, 20), dpi=100), path),
-        "a.svg": lambda path: files.save_figure(Figure((20, 20)), path),
-    }
-    for name, write_it in write.items():
-        (tmp_path / name).write_text("old")
-        with full_disk(1000), pytest.raises(UserError, match=f"{name}: cannot write it: File too"):
-            write_it(tmp_path / name)
-        assert (tmp_path / name).read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(write)
+def test_a_full_disk_preserves_a_figure(tmp_path):
+    (tmp_path / "a.png").write_text("old")
+    with full_disk(1000), pytest.raises(UserError, match="a.png: cannot write it: File too"):
+        files.save_figure(Figure((20, 20), dpi=100), tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_text() == "old"
 
 
 def test_a_font_that_lacks_letters_is_warned_of_in_one_line(tmp_path, capfd):

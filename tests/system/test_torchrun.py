@@ -4,22 +4,17 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
+import threading
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.distributed as dist
 from conftest import (
-    ONE_THREAD,
-    ROOT,
     TIMEOUT,
     TINY_TRAIN,
     TORCHRUN,
     assert_error,
-    backbone_of,
-    children,
     feature_files,
     free_port,
     make_images,
@@ -30,9 +25,9 @@ from conftest import (
     wait_for_features,
 )
 
-from system.messages import is_first_process
+from system import scripts, torchrun
+from system.messages import UserError, is_first_process
 from system.torchrun import (
-    VARIABLES,
     broadcast,
     broadcast_tensors,
     gather,
@@ -119,7 +114,7 @@ def test_any_number_of_processes_gives_the_same_weights(tiny, call, tmp_path):
     torch.set_num_threads(threads)
     assert alone.returncode == 0, alone.stderr
     flags += (tmp_path / "3.pth", "--cache_dir", tmp_path / "cache")
-    done = run(TINY_TRAIN, *flags, launcher=(*TORCHRUN, "--nproc_per_node=3"), env=ONE_THREAD)
+    done = run(TINY_TRAIN, *flags, launcher=(*TORCHRUN, "--nproc_per_node=3"))
     assert done.returncode == 0, done.stderr
     assert same_bits(state_of(tmp_path / "3.pth"), state_of(tmp_path / "1.pth"))
     contents = [torch.load(tmp_path / f"{n}.pth", weights_only=True) for n in (1, 3)]
@@ -127,34 +122,6 @@ def test_any_number_of_processes_gives_the_same_weights(tiny, call, tmp_path):
     assert done.stdout.count("epoch 7/7") == 1
     assert done.stderr.count("broken.jpg") == 1
     assert len(feature_files(tmp_path / "cache")) == 1
-
-
-def assert_features_are_stored(cache: Path, checkpoint: Path) -> int:
-    """Return the size of the features of a training that was disturbed."""
-    assert not checkpoint.exists() and not list(checkpoint.parent.glob(".*"))
-    [path] = feature_files(cache)
-    assert path.stat().st_size > 0
-    return path.stat().st_size
-
-
-def test_a_killed_process_ends_the_run_and_loses_no_features(training, tiny, call):
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("this system has no /proc, which lists the processes of torchrun")
-    flags, cache, checkpoint = training
-    process = start_training(flags, (*TORCHRUN, "--nproc_per_node=2"))
-    wait_for_features(cache, process)
-    workers = children(process.pid)
-    assert len(workers) == 2
-    os.kill(workers[1], signal.SIGKILL)
-    process.communicate(timeout=TIMEOUT)
-    assert process.returncode != 0
-    size = assert_features_are_stored(cache, checkpoint)
-    record = 16 + 2 * 6 * backbone_of(tiny).num_features + 4  # bytes
-    done = call("train.py", *flags)
-    assert done.returncode == 0, done.stderr
-    assert checkpoint.exists()
-    total = sum(path.stat().st_size // record for path in feature_files(cache))
-    assert total == 32 and size < 32 * record  # 4 categories of 4 + 2 + 2 images, each once
 
 
 def test_the_loss_of_a_process_is_reported_in_one_line(training):
@@ -167,123 +134,65 @@ def test_the_loss_of_a_process_is_reported_in_one_line(training):
     other.communicate(timeout=TIMEOUT)
     done = subprocess.CompletedProcess(first.args, first.returncode, out, err)
     assert_error(done, "another process", "stored", "same command")
-    assert_features_are_stored(cache, checkpoint)
+    assert not checkpoint.exists() and not list(checkpoint.parent.glob(".*"))
+
+
+def test_the_error_of_all_processes_is_printed_once(training):
+    launcher = (*TORCHRUN, "--nproc_per_node=2")
+    done = run(TINY_TRAIN, *training[0], "--learning_rate", "-1", launcher=launcher)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("train.py: error: ")]
+    assert len(lines) == 1 and "--learning_rate" in lines[0]
 
 
 # ---------------------------------------------------------------- variables of another job
 
-JOIN = """
-from system import scripts
-scripts.prepare("train.py")
-from system import torchrun
-torchrun.JOIN_TIMEOUT = 2
-def main():
-    print("waiting", flush=True)
-    with torchrun.process_group():
-        print("joined", flush=True)
-scripts.run_script(main, "train.py")
-"""
 
+@pytest.fixture
+def leftover(monkeypatch) -> Callable[..., None]:
+    """Set the variables of another job, some of them to other values."""
 
-def join(**variables) -> subprocess.Popen:
-    env = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    return subprocess.Popen(
-        [sys.executable, "-c", JOIN],
-        cwd=ROOT,
-        env=env | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    def set_variables(**changes):
+        variables = {"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        for name, value in (variables | {"MASTER_PORT": free_port()} | changes).items():
+            monkeypatch.setenv(name, value)
 
-
-LEFTOVER = {"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    return set_variables
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_processes_that_do_not_come_are_an_error_that_names_the_variables(rank):
-    process = join(**LEFTOVER | {"RANK": rank, "MASTER_PORT": free_port()})
-    out, err = process.communicate(timeout=TIMEOUT)
-    assert (process.returncode, out) == (2, "waiting\n")
-    [line] = err.splitlines()
-    assert line.startswith(f"train.py: error: WORLD_SIZE=4, RANK={rank}, MASTER_ADDR=127.0.0.1, ")
-    assert "did not come within 2 seconds (" in line
-    assert "; to run alone: env -u WORLD_SIZE -u RANK" in line
+def test_processes_that_do_not_come_are_an_error_that_names_the_variables(
+    leftover, monkeypatch, rank
+):
+    monkeypatch.setattr(torchrun, "JOIN_TIMEOUT", 1)
+    leftover(RANK=rank)
+    expected = f"^WORLD_SIZE=4, RANK={rank}, MASTER_ADDR=127.0.0.1, .*did not come within 1 seconds"
+    with pytest.raises(UserError, match=f"{expected}.*; to run alone: env -u"), process_group():
+        pass
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"WORLD_SIZE": "four"}, "WORLD_SIZE is 'four'"),
-        ({"RANK": "x"}, "RANK is 'x'"),
         ({"MASTER_ADDR": ""}, "MASTER_ADDR is missing"),
         ({"MASTER_PORT": "-1"}, "MASTER_PORT is '-1'"),
     ],
 )
-def test_invalid_variables_are_named(changes, reason):
-    process = join(**LEFTOVER | changes)
-    _, err = process.communicate(timeout=TIMEOUT)
-    [line] = err.splitlines()
-    assert process.returncode == 2 and reason in line and "to run alone: env -u WORLD_SIZE" in line
+def test_invalid_variables_are_named(leftover, changes, reason):
+    leftover(**changes)
+    with pytest.raises(UserError, match=f"{reason}; to run alone: env -u"), process_group():
+        pass
 
 
-def test_a_signal_ends_the_waiting():
-    process = join(**LEFTOVER | {"MASTER_PORT": free_port()})
-    assert process.stdout.readline() == "waiting\n"
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=TIMEOUT)
-    assert (process.returncode, err) == (143, "train.py: terminated\n")
+def test_a_signal_ends_the_waiting(leftover, capsys):
+    def main():
+        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        with process_group():
+            pass
 
-
-def test_a_process_that_was_killed_is_started_again_by_torchrun(training):
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("this system has no /proc, which lists the processes of torchrun")
-    flags, cache, checkpoint = training
-    process = start_training(flags, (*TORCHRUN, "--nproc_per_node=2", "--max_restarts=1"))
-    wait_for_features(cache, process)
-    os.kill(children(process.pid)[1], signal.SIGKILL)
-    out, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 0, err
-    assert checkpoint.exists() and "test accuracy" in out
-
-
-def test_the_error_of_another_process_is_printed_once_by_the_first(training, tmp_path):
-    flags, cache, _ = training
-    launcher = (*TORCHRUN, "--nproc_per_node=2")
-    done = run(TINY_TRAIN, *flags, "--learning_rate", "-1", launcher=launcher, env=ONE_THREAD)
-    assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("train.py: error: ")]
-    assert len(lines) == 1 and "--learning_rate" in lines[0]
-
-
-# The first process is slower. The second argument has the ranks of those that raise an error.
-ERROR_SCRIPT = """
-import os, sys, time
-sys.path.insert(0, sys.argv[1])
-from system import messages, scripts
-
-scripts.FIRST_SECONDS = float(sys.argv[3])
-
-def main():
-    rank = os.environ["RANK"]
-    time.sleep(3 if rank == "0" else 0)
-    if rank in sys.argv[2]:
-        raise messages.UserError(f"wrong in {rank}")
-
-scripts.run_script(main, "script.py")
-"""
-
-
-@pytest.mark.parametrize(
-    "ranks, seconds, printed",
-    [("01", 30, "wrong in 0"), ("1", 0.1, "wrong in 1")],
-    ids=["by the first, which is slower", "by the only one that has it"],
-)
-def test_an_error_of_processes_is_printed_once(ranks, seconds, printed, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(ERROR_SCRIPT)
-    done = run(str(script), ROOT, ranks, seconds, launcher=(*TORCHRUN, "--nproc_per_node=2"))
-    assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("script.py: error: ")]
-    assert lines == [f"script.py: error: {printed}"]
+    leftover()
+    with pytest.raises(SystemExit) as stop:
+        scripts.run_script(main, "train.py")
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == "train.py: terminated\n"

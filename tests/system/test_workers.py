@@ -70,7 +70,7 @@ def test_decoding_needs_no_shared_memory(training):
     mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("this user may not mount a small /dev/shm")
-    words = [sys.executable, ROOT / TINY_TRAIN, *flags, "--workers", 2, "--views", 40]
+    words = [sys.executable, ROOT / TINY_TRAIN, *flags, "--workers", 2]
     command = shlex.join(map(str, words))
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f"{mount} && exec {command}"],

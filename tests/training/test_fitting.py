@@ -2,22 +2,14 @@
 
 import copy
 import math
-import subprocess
-import sys
+import tracemalloc
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    ROOT,
-    TIMEOUT,
-    backbone_of,
-    draw,
-    extract,
-    same_bits,
-)
+from conftest import backbone_of, draw, extract, same_bits
 from torch.nn.functional import cross_entropy
 
 import train
@@ -42,12 +34,6 @@ def store_features(folder: Path, values: np.ndarray) -> Features:
     store.append(keys, values)
     store.close()
     return Features(store, *store.find(keys))
-
-
-def test_averages_are_those_of_the_whole_image(tmp_path):
-    features = store_features(tmp_path, np.arange(2 * 6 * 8, dtype=np.float16).reshape(2, 6, 8))
-    averages = features.averages(torch.tensor([1, 0]))
-    assert averages.tolist() == [[48, 49, 52, 53], [0, 1, 4, 5]]
 
 
 def test_averages_of_two_scales_are_those_of_the_smaller_one(tmp_path):
@@ -76,9 +62,9 @@ def made_up(tmp_path_factory) -> MadeUp:
     return MadeUp(features, torch.from_numpy(labels), torch.from_numpy(values).float())
 
 
-def evaluate(head, features, labels, rows, *batch_size) -> dict[str, float]:
+def evaluate(head, made_up, rows, labels) -> dict[str, float]:
     """Compute the metrics of a head on rows of features."""
-    return metrics(fitting.compute_logits(head, features, rows, *batch_size), labels[rows])
+    return metrics(fitting.compute_logits(head, made_up.features, rows), labels[rows])
 
 
 SETTINGS = FitSettings(epochs=10, learning_rate=0.05, batch_size=7)
@@ -100,18 +86,12 @@ def test_one_batch_can_be_overfitted(made_up):
     rows, noise = torch.arange(4), torch.tensor([0, 1, 2, 2, 1, 0, 1, 0] * 5)
     settings = {"epochs": 100, "learning_rate": 0.2, "batch_size": 8, "dropout": 0.0}
     head, history = fit(made_up, rows, rows, noise, **settings)
-    measured = evaluate(head, made_up.features, noise, rows)
+    measured = evaluate(head, made_up, rows, noise)
     # The lowest loss with smoothing is at these probabilities.
     correct, other = 1 - fitting.LABEL_SMOOTHING * 2 / 3, fitting.LABEL_SMOOTHING / 3
     lowest = -correct * math.log(correct) - 2 * other * math.log(other)
     assert measured["accuracy"] == 1.0 and measured["loss"] < 0.1
     assert history[-1]["train_loss"] == pytest.approx(lowest, abs=0.03)
-
-
-def test_fitting_learns_what_can_be_learned(made_up):
-    _, history = fit(made_up, torch.arange(30), torch.arange(30, 40), epochs=20)
-    assert history[-1]["train_loss"] < history[0]["train_loss"] / 2
-    assert history[-1]["valid_accuracy"] >= 0.8
 
 
 @pytest.mark.parametrize(
@@ -145,11 +125,9 @@ def test_in_cross_validation_no_prediction_depends_on_the_images_own_label(made_
     changed = made_up.labels.clone()
     changed[3] = (changed[3] + 1) % 3  # row 3 is in fold 3
     other = cross_validate(made_up, folds, changed)
-    same = (result.probs.argmax(1) == other.probs.argmax(1))[folds == 3]
-    assert same.all()
-    ratio = (result.probs.log() / other.probs.log())[folds == 3]  # the temperature may differ
+    same = result.probs.argmax(1) == other.probs.argmax(1)  # the temperature may differ
+    assert same[folds == 3].all()
     assert not torch.equal(result.probs[folds != 3], other.probs[folds != 3])
-    assert ratio.isfinite().all()
 
 
 def test_in_cross_validation_all_views_of_an_image_are_in_its_fold(made_up, monkeypatch):
@@ -181,29 +159,6 @@ def test_a_category_of_one_fold_is_not_valid(made_up):
     assert result.novelty.isfinite().all()
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 1024])
-def test_loss_and_accuracy_are_means_over_rows_for_any_batch_size(made_up, batch_size):
-    features, labels, values = made_up
-    head, _ = fit(made_up, torch.arange(30), torch.arange(30, 40), epochs=1, learning_rate=1e-3)
-    rows = torch.tensor([39, 0, 5, 5, *range(10, 27)])
-    measured = evaluate(head, features, labels, rows, batch_size)
-    with torch.inference_mode():
-        logits = head(values[rows]).mean(1)
-    correct = [row.argmax().item() == labels[r] for row, r in zip(logits, rows, strict=True)]
-    assert measured["accuracy"] == sum(correct) / len(rows) and 0 < measured["accuracy"] < 1
-    expected = sum(cross_entropy(row, labels[r]) for row, r in zip(logits, rows, strict=True))
-    assert measured["loss"] == pytest.approx(expected.item() / len(rows), rel=1e-5)
-
-
-def test_the_default_batch_size_depends_on_the_images_of_a_category(made_up):
-    rows = torch.arange(30), torch.arange(30, 40)
-    _, history = fit(made_up, *rows, batch_size=None)
-    assert history == fit(made_up, *rows, batch_size=16)[1]
-    labels = torch.zeros_like(made_up.labels)
-    _, history = fit(made_up, *rows, labels=labels, batch_size=None)
-    assert history == fit(made_up, *rows, labels=labels, batch_size=64)[1]
-
-
 def test_the_losses_are_means_over_rows(made_up):
     rows = torch.cat([(made_up.labels == category).nonzero()[:9, 0] for category in range(3)])
     assert len(rows) == 27  # in batches of 7: the last one is smaller
@@ -213,7 +168,7 @@ def test_the_losses_are_means_over_rows(made_up):
     labels = made_up.labels[rows].repeat_interleave(len(REGIONS))
     loss = cross_entropy(logits, labels, label_smoothing=fitting.LABEL_SMOOTHING).item()
     assert row["train_loss"] == pytest.approx(loss, rel=1e-4)
-    measured = evaluate(head, made_up.features, made_up.labels, rows)
+    measured = evaluate(head, made_up, rows, made_up.labels)
     assert (row["valid_loss"], row["valid_accuracy"]) == (measured["loss"], measured["accuracy"])
 
 
@@ -226,15 +181,14 @@ def test_features_are_standardized_by_the_training_rows(made_up):
 
 
 def test_the_head_has_the_weights_of_the_last_epoch(made_up):
-    features, labels, _ = made_up
     rows = torch.arange(40)
-    incorrect = (labels + 1) % 3  # the more is learned, the fewer of these are predicted
-    both = torch.cat([labels[:20], incorrect[20:]])
+    incorrect = (made_up.labels + 1) % 3  # the more is learned, the fewer of these are predicted
+    both = torch.cat([made_up.labels[:20], incorrect[20:]])
     head, history = fit(made_up, rows[:20], rows[20:], both, epochs=30, batch_size=30)
     assert [row["epoch"] for row in history] == list(range(1, 31))
     last = history[-1]
     assert max(row["valid_accuracy"] for row in history) > last["valid_accuracy"]
-    measured = evaluate(head, features, both, rows[20:])
+    measured = evaluate(head, made_up, rows[20:], both)
     assert (measured["loss"], measured["accuracy"]) == (last["valid_loss"], last["valid_accuracy"])
     assert not head.training
 
@@ -250,12 +204,13 @@ class Run(UnfinishedRun):
         self.saved.append({first_epoch: copy.deepcopy(state)})
 
 
-def test_fitting_resumes_to_the_same_bits(made_up, capsys):
+def test_fitting_resumes_to_the_same_bits(made_up, capsys, monkeypatch):
     rows = (torch.arange(30), torch.arange(30, 40))
     run = Run()
     head, history = fit(made_up, *rows, batch_size=20, saved_to={"run": run, "total_epochs": 10})
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 10 and printed[-1].startswith("epoch 10/10  train loss ")
+    monkeypatch.setattr(fitting, "standardize", lambda *_: pytest.fail("reads all features again"))
     for epoch in (1, 6, 10):
         resumed_run = Run(copy.deepcopy(run.saved[epoch - 1]))
         saved_to = {"run": resumed_run, "total_epochs": 10}
@@ -265,15 +220,32 @@ def test_fitting_resumes_to_the_same_bits(made_up, capsys):
         assert capsys.readouterr().out.splitlines() == printed[epoch:]
 
 
-def test_a_head_that_is_resumed_is_not_standardized_by_another_pass_over_its_features(
-    made_up, monkeypatch
-):
+DAMAGES = {
+    "no head": lambda state: state.pop("head"),
+    "another head": lambda state: state.update(head={}),
+    "another random state": lambda state: state.update(random=torch.zeros(3)),
+    "a longer history": lambda state: state["history"].append({**state["history"][0], "epoch": 9}),
+    "a shorter history": lambda state: state["history"].pop(),
+    "an empty history": lambda state: state.update(history=[]),
+    "another number of steps": lambda state: state["optimizer"].update(steps=10**6),
+    "a momentum less": lambda state: state["optimizer"]["momenta"].pop(),
+    "a momentum of another shape": lambda state: state["optimizer"]["momenta"][0].resize_(1),
+    "no train loss": lambda state: state["history"][0].pop("train_loss"),
+    "no valid loss": lambda state: state["history"][0].pop("valid_loss"),
+    "a loss that is no number": lambda state: state["history"][0].update(train_loss="1.5"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_refused(made_up, damage):
     rows = (torch.arange(30), torch.arange(30, 40))
     run = Run()
-    _, history = fit(made_up, *rows, batch_size=20, saved_to={"run": run})
-    monkeypatch.setattr(fitting, "standardize", lambda *_: pytest.fail("standardized again"))
-    _, resumed = fit(made_up, *rows, batch_size=20, saved_to={"run": Run(run.saved[-1])}, seed=1)
-    assert resumed == history
+    fit(made_up, *rows, saved_to={"run": run}, epochs=3)
+    states = run.saved[1]
+    fit(made_up, *rows, saved_to={"run": Run(copy.deepcopy(states))}, epochs=3)
+    DAMAGES[damage](states[1])
+    with pytest.raises(UserError, match="^--resume: the state .* is damaged; leave out --resume"):
+        fit(made_up, *rows, saved_to={"run": Run(states)}, epochs=3)
 
 
 def test_a_loss_that_is_not_finite_is_an_error_with_advice(made_up):
@@ -281,7 +253,7 @@ def test_a_loss_that_is_not_finite_is_an_error_with_advice(made_up):
         fit(made_up, torch.arange(30), torch.arange(30, 40), learning_rate=1e30)
 
 
-@pytest.mark.parametrize(("rows", "batch_size"), [(1, 1), (1, 100), (3, 2), (3, 100), (8, 1)])
+@pytest.mark.parametrize(("rows", "batch_size"), [(1, 1), (3, 2), (3, 100)])
 def test_tiny_sets_and_unusual_batches_work(made_up, rows, batch_size):
     rows = torch.arange(rows)
     head, [row] = fit(made_up, rows, rows, epochs=1, batch_size=batch_size)
@@ -319,108 +291,98 @@ def test_what_cannot_be_decoded_is_left_out_of_images_labels_and_features(
         draw(3, 7).save(own_images / split / "a" / "z.jpg")
     backbone = backbone_of(tiny)
     data = utils.read_data_folder(own_images)
+    views = list_views(data, 2)
+    complete = extract(own_images, views, tmp_path / "complete", backbone)
+    rows = {(view.path, view.number): row for row, view in enumerate(views)}
     extract(own_images, list_views(data, 1), tmp_path / "plain", backbone)
     for name in ("train/a/train_0.jpg", "test/a/test_0.jpg", "valid/a/z.jpg"):
         (own_images / name).write_text("no image")  # its plain view is stored, others are not
-    features = extract(own_images, list_views(data, 2), tmp_path / "plain", backbone)
-    assert list(features.failures) == ["train/a/train_0.jpg"]
-    samples, left = fitting.label_features(features, data, 2)
-    assert_aligned(samples, left, 2, backbone, tmp_path)
-    assert len(left.images) == len(data.images) - 1
-
-    data = utils.read_data_folder(own_images)
-    features = extract(own_images, list_views(data, 2), tmp_path / "all", backbone)
-    samples, left = fitting.label_features(features, data, 2)
-    assert_aligned(samples, left, 2, backbone, tmp_path)
-    assert {split: left.labels(split) for split in utils.SPLITS} == {
-        "train": [0, 0, 1, 1],
-        "valid": [0, 1],
-        "test": [0, 1],
-    }
-
-
-def assert_aligned(samples, data, views, backbone, folder):
-    """Assert that each row has the label, the split and the features of the image in its place."""
-    assert [len(samples.rows[split]) for split in utils.SPLITS] == [
-        len(data.of("train")) * views,
-        len(data.of("valid")),
-        len(data.of("test")),
-    ]
-    rows = torch.cat(list(samples.rows.values()))
-    assert rows.tolist() == list(range(len(samples.features))) == list(range(len(samples.labels)))
-    expected = [
-        image for image in data.images for _ in range(views if image.split == "train" else 1)
-    ]
-    class_to_idx = {"a": 0, "b": 1}
-    assert samples.labels.tolist() == [class_to_idx[image.category] for image in expected]
-    for row, view in zip(rows, list_views(data, views), strict=True):
-        if (Path(data.root) / view.path).read_bytes() != b"no image":
-            alone = extract(data.root, [view], folder / "alone", backbone)
-            assert torch.equal(samples.features[row[None]], alone[torch.tensor([0])])
+    splits = {"train": [0, 0, 1, 1], "valid": [0, 0, 1], "test": [0, 0, 1]}
+    for cache in ("plain", "all"):
+        features = extract(own_images, views, tmp_path / cache, backbone)
+        samples, left = fitting.label_features(features, data, 2)
+        assert {split: left.labels(split) for split in utils.SPLITS} == splits
+        views_left = list_views(left, 2)
+        labels = [*np.repeat(splits["train"], 2), *splits["valid"], *splits["test"]]
+        assert samples.labels.tolist() == labels
+        assert [len(rows) for rows in samples.rows.values()] == [
+            2 * len(splits["train"]),
+            len(splits["valid"]),
+            len(splits["test"]),
+        ]
+        samples_rows = torch.cat(list(samples.rows.values()))
+        assert samples_rows.tolist() == list(range(len(views_left)))
+        expected = [rows[view.path, view.number] for view in views_left]
+        assert torch.equal(samples.features[samples_rows], complete[torch.tensor(expected)])
+        splits = {"train": [0, 0, 1, 1], "valid": [0, 1], "test": [0, 1]}
+        data = utils.read_data_folder(own_images)
+        views = list_views(data, 2)
 
 
-def test_the_temperature_comes_from_valid_and_the_metrics_from_test(made_up):
-    rows = {"train": torch.arange(20), "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
-    head, _ = fit(made_up, rows["train"], rows["valid"])
-    samples = Samples(made_up.features, made_up.labels, rows)
-    evaluation = fitting.evaluate(head, samples)
-    temperature, measured = evaluation.temperature, evaluation.metrics
-    with torch.inference_mode():
-        logits = head(made_up.values).mean(1)
-    valid, test = logits[rows["valid"]], logits[rows["test"]]
-    assert temperature == fit_temperature(valid, made_up.labels[rows["valid"]]) != 1
-    torch.testing.assert_close(evaluation.probs, (test / temperature).softmax(1))
-    labels = made_up.labels[rows["test"]]
-    expected = {f"test_{k}": v for k, v in metrics(test / temperature, labels).items()}
-    expected["test_ece_without_temperature"] = metrics(test, labels)["ece"]
-    assert measured == pytest.approx(expected, rel=1e-4)
+SPLITS = {"train": torch.arange(20), "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
 
 
-def test_the_detector_is_fitted_on_train_and_calibrated_on_valid(made_up):
-    rows = {"train": torch.arange(20), "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
-    head, _ = fit(made_up, rows["train"], rows["valid"])
-    evaluation = fitting.evaluate(head, Samples(made_up.features, made_up.labels, rows))
+@pytest.fixture(scope="module")
+def fitted(made_up) -> Head:
+    head, _ = fit(made_up, SPLITS["train"], SPLITS["valid"])
+    return head
+
+
+def outputs_of(head, made_up) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the hidden layer and the logits of all rows."""
     with torch.inference_mode():
         hidden = head.image_hidden(made_up.values)
-        logits = head.output(hidden)
-    batches = [(hidden[:20], made_up.labels[:20])]
-    expected = novelty.fit_detector(batches, head.hidden_units, head.num_classes)
-    expected.calibrate(expected.scores(hidden[20:30], logits[20:30]))
+        return hidden, head.output(hidden)
+
+
+def assert_same_detector(detector, expected) -> None:
     for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(evaluation.detector.state_dict()[name], tensor)
+        torch.testing.assert_close(detector.state_dict()[name], tensor)
+
+
+def test_the_temperature_comes_from_valid_and_the_metrics_from_test(made_up, fitted):
+    evaluation = fitting.evaluate(fitted, Samples(made_up.features, made_up.labels, SPLITS))
+    _, logits = outputs_of(fitted, made_up)
+    temperature = fit_temperature(logits[20:30], made_up.labels[20:30])
+    assert evaluation.temperature == temperature != 1
+    torch.testing.assert_close(evaluation.probs, (logits[30:] / temperature).softmax(1))
+    labels = made_up.labels[30:]
+    expected = {f"test_{k}": v for k, v in metrics(logits[30:] / temperature, labels).items()}
+    expected["test_ece_without_temperature"] = metrics(logits[30:], labels)["ece"]
+    assert evaluation.metrics == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_detector_is_fitted_on_train_and_calibrated_on_valid(made_up, fitted):
+    evaluation = fitting.evaluate(fitted, Samples(made_up.features, made_up.labels, SPLITS))
+    hidden, logits = outputs_of(fitted, made_up)
+    expected = novelty.fit_detector([(hidden[:20], made_up.labels[:20])], 16, 3)
+    expected.calibrate(expected.scores(hidden[20:30], logits[20:30]))
+    assert_same_detector(evaluation.detector, expected)
     torch.testing.assert_close(evaluation.novelty, expected(hidden[30:], logits[30:]))
-    rows["train"] = torch.stack([(made_up.labels == k).nonzero()[0, 0] for k in range(3)])
-    evaluation = fitting.evaluate(head, Samples(made_up.features, made_up.labels, rows))
-    assert evaluation.detector is None and evaluation.novelty.isnan().all()
 
 
-def test_a_final_head_is_evaluated_but_calibrated_by_the_first_one(made_up):
-    rows = {"train": torch.arange(20), "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
-    head, _ = fit(made_up, rows["train"], rows["valid"])
-    final, _ = fit(made_up, torch.arange(30), rows["valid"])
-    samples = Samples(made_up.features, made_up.labels, rows)
-    first = fitting.evaluate(head, samples)
-    evaluation = fitting.evaluate(head, samples, final)
-    with torch.inference_mode():
-        hidden, known = final.image_hidden(made_up.values), head.image_hidden(made_up.values)
-        logits, known_logits = final.output(hidden), head.output(known)
+def test_a_final_head_is_evaluated_but_calibrated_by_the_first_one(made_up, fitted):
+    final, _ = fit(made_up, torch.arange(30), SPLITS["valid"])
+    samples = Samples(made_up.features, made_up.labels, SPLITS)
+    first = fitting.evaluate(fitted, samples)
+    evaluation = fitting.evaluate(fitted, samples, final)
+    first_hidden, first_logits = outputs_of(fitted, made_up)
+    hidden, logits = outputs_of(final, made_up)
     assert evaluation.temperature == first.temperature
     torch.testing.assert_close(evaluation.probs, (logits[30:] / first.temperature).softmax(1))
-    batches = [(hidden[:30], made_up.labels[:30])]  # of train and valid
-    expected = novelty.fit_detector(batches, final.hidden_units, final.num_classes)
-    expected.calibrate(first.detector.scores(known[20:30], known_logits[20:30]))
-    for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(evaluation.detector.state_dict()[name], tensor)
+    # of train and valid
+    expected = novelty.fit_detector([(hidden[:30], made_up.labels[:30])], 16, 3)
+    expected.calibrate(first.detector.scores(first_hidden[20:30], first_logits[20:30]))
+    assert_same_detector(evaluation.detector, expected)
     torch.testing.assert_close(evaluation.novelty, expected(hidden[30:], logits[30:]))
 
 
-def test_without_a_detector_of_the_first_head_the_final_one_has_none(made_up):
-    """Categories of one image in train have more together with valid: nothing calibrates them."""
+@pytest.mark.parametrize("is_final", [False, True])
+def test_categories_of_one_image_in_train_have_no_detector(made_up, fitted, is_final):
+    """Also where they have more together with valid: nothing calibrates the final head's."""
     single = torch.stack([(made_up.labels == k).nonzero()[0, 0] for k in range(3)])
-    rows = {"train": single, "valid": torch.arange(20, 30), "test": torch.arange(30, 40)}
-    head, _ = fit(made_up, single, rows["valid"])
-    samples = Samples(made_up.features, made_up.labels, rows)
-    evaluation = fitting.evaluate(head, samples, final=head)
+    samples = Samples(made_up.features, made_up.labels, {**SPLITS, "train": single})
+    evaluation = fitting.evaluate(fitted, samples, fitted if is_final else None)
     assert evaluation.detector is None and evaluation.novelty.isnan().all()
 
 
@@ -457,46 +419,19 @@ def test_fitting_uses_one_thread_and_gives_the_others_back(made_up):
         torch.set_num_threads(before)
 
 
-READ_ALL = """
-import sys, torch
-from training import features, fitting
-from training.features import Features
-from model import Head
-from training.feature_store import RecordStore
-from training.sampling import mean_and_std
-
-def most_memory():
-    [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
-    return int(line.split()[1]) // 1024
-
-count, features.MEMORY_LIMIT = int(sys.argv[2]), int(sys.argv[3])
-store = RecordStore(sys.argv[1], (6, 1024))
-keys = [number.to_bytes(16, "big") for number in range(count)]
-stored = Features(store, *store.find(keys))
-assert (stored.file != features.MISSING).all()
-rows = torch.arange(count)
-head = Head(1024, 4, 2, 2, 0.0)
-fitting.compute_logits(head, stored, rows[:1024])
-before = most_memory()
-fitting.compute_logits(head, stored, rows)
-mean_and_std(stored[batch].flatten(0, 1) for batch in rows.split(64))
-for batch in torch.randperm(count)[:2048].split(8):
-    stored[batch, batch % 6]
-print(most_memory() - before)
-"""
-
-
-def test_memory_does_not_grow_with_the_number_of_images_above_the_limit(tmp_path):
-    if not Path("/proc/self/status").exists():
-        pytest.skip("this system has no /proc, which has a process's memory")
-    count = 8_000
-    values = np.random.default_rng(0).random((count, len(REGIONS), 1024), np.float32)
-    store_features(tmp_path, values)
-    [path] = tmp_path.glob("*.features")
-    size = path.stat().st_size // 2**20
-    limit = values.nbytes // 2 - 1  # of float16, a byte less than all
-    command = [sys.executable, "-c", READ_ALL, tmp_path, str(count), str(limit)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
-    path.unlink()
-    assert done.returncode == 0, done.stderr
-    assert size > 90 and int(done.stdout) < size / 2  # MiB
+def test_memory_does_not_grow_with_the_number_of_images_above_the_limit(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).random((3000, len(REGIONS), 256), np.float32)
+    features = store_features(tmp_path, values)
+    num_bytes = values.nbytes // 2  # of float16
+    monkeypatch.setattr(features_module, "MEMORY_LIMIT", num_bytes - 1)
+    rows = dict(zip(SPLITS, torch.arange(3000).split(1000), strict=True))
+    samples = Samples(features, torch.arange(3000) % 2, rows)
+    head = Head(256, 4, 2, 2, 0.0)
+    tracemalloc.start()  # features are read by numpy, whose arrays it counts
+    fitting.fit(head, samples, FitSettings(epochs=1, learning_rate=0.05, batch_size=64))
+    fitting.evaluate(head, samples)
+    for _ in samples.averages():
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert num_bytes / 100 < peak < num_bytes / 2
