@@ -81,6 +81,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--output", metavar="FILE", help="write a .csv, .jsonl or .json instead of a table")
     add("--format", choices=[*FORMATS], help="of standard output (table, without --output)")
     add("--resume", action="store_true", help="skip images that --output already has")
+    add("--overwrite", action="store_true", help="discard what an interrupted --output has left")
     add("--to_onnx", metavar="FILE", help="write an ONNX file; compare it on --input")
     add("--int8", action="store_true", help=f"of 8-bit integers; {CALIBRATED}")
     add("--quiet", action="store_true", help="no progress, no warnings, no summary")
@@ -123,8 +124,10 @@ def check_combinations(parser: arguments.ArgumentParser, args: argparse.Namespac
         parser.error("--plot and --heatmap are for one image")
     if args.plot and args.plot == args.heatmap:
         parser.error("--plot and --heatmap have to be two files")
-    if args.resume and not args.output:
-        parser.error("--resume goes with --output FILE")
+    if (args.resume or args.overwrite) and not args.output:
+        parser.error("--resume and --overwrite go with --output FILE")
+    if args.resume and args.overwrite:
+        parser.error("--resume or --overwrite, not both")
     if args.output and format_of(args.output) not in FILE_FORMATS:
         parser.error(f"--output {args.output}: the name has to end in .csv, .jsonl or .json")
 
@@ -366,7 +369,7 @@ def predict_many(model: Predictor, args: argparse.Namespace) -> int:
     if args.output:
         settings = {f"--{name}": vars(args)[name] for name in SETTINGS}
         settings |= model.settings() | {"--checkpoint": sha256_of(args.checkpoint)}
-        with OutputFile(args.output, args.resume, settings) as output:
+        with OutputFile(args.output, args.resume, settings, args.overwrite) as output:
             count = output.done.total()
             if count:
                 already = f", {count} were in {args.output} already"

@@ -141,9 +141,9 @@ def list_images(data_dir: str | os.PathLike) -> DataFolder:
             f"{root / 'train'}: no such folder, but there is {shorten(folders.values())}"
         )
     else:
-        others = [name for name in names if name not in folders.values()]
-        if others:
-            warn(f"{root}: {len(others)} folders beside the splits are ignored: {shorten(others)}")
+        _check_others(
+            root, folders.values(), [name for name in names if name not in folders.values()]
+        )
         _warn_of_files(root, files)
         for split in SPLITS:
             if split in folders:
@@ -153,7 +153,31 @@ def list_images(data_dir: str | os.PathLike) -> DataFolder:
     for split, categories in paths.items():
         for category, group in categories.items():
             images += [ImageFile(split, category, path) for path in group]
-    return DataFolder(str(data_dir), {split: list(paths[split]) for split in paths}, images)
+    with_images = {image.category for image in images}
+    empty = {category for split in paths for category in paths[split]} - with_images
+    if empty and with_images:
+        warn(f"{root}: {len(empty)} folders without images are ignored: {shorten(sorted(empty))}")
+    categories = {split: [c for c in paths[split] if c in with_images] for split in paths}
+    return DataFolder(str(data_dir), categories, images)
+
+
+def _check_others(root: Path, splits: Iterable[str], others: Sequence[str]) -> None:
+    """Raise UserError if folders beside those of the splits have images; warn of them if not.
+
+    Otherwise, a category that is called "train" would be taken for the split.
+    """
+    with_images = []
+    for name in others:
+        if next(images_below(root, name, collections.Counter()), None) is not None:
+            with_images.append(name)
+    if with_images:
+        raise UserError(
+            f"{root}: has the folders of splits, {shorten(splits)}, and other folders with images, "
+            f"{shorten(with_images)}; move the others away, or, if {shorten(splits)} are "
+            "categories, rename them"
+        )
+    if others:
+        warn(f"{root}: {len(others)} folders beside the splits are ignored: {shorten(others)}")
 
 
 def _check_level(root: Path, categories: dict[str, list[str]]) -> None:

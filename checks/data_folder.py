@@ -1,8 +1,10 @@
 """What can be wrong with a data folder: unreadable files, duplicates, leaks, incorrect labels."""
 
+import collections
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from checks.findings import (
     Finding,
@@ -77,21 +79,40 @@ def describe_images(data: DataFolder) -> dict[str, str]:
 def exclude_listed(data: DataFolder, path: str) -> DataFolder:
     """Return the data folder without the images whose paths a file lists.
 
+    A path is relative to the data folder, or one that exists.
+
     Args:
-        path: of a table with a column "path", or of a text file with one path a line.
+        path: see `read_paths`.
 
     Raises:
-        UserError: the file cannot be read, or none of its paths is an image of the data folder.
+        UserError: see `read_paths`; or none of the paths is an image of the data folder.
     """
-    listed = set(read_paths(path))
     images = {escape(image.path): image.path for image in data.images}
-    unknown = sorted(listed - images.keys())
-    if len(unknown) == len(listed):
+    excluded: dict[str, str] = {}  # path -> finding
+    unknown = []
+    for listed, finding in read_paths(path).items():
+        text = listed if listed in images else _relative_to(data.root, listed)
+        if text in images:
+            excluded[images[text]] = finding
+        else:
+            unknown.append(listed)
+    if not excluded:
         raise UserError(f"--exclude {path}: has no image of {data.root}: {shorten(unknown)}")
     if unknown:
         warn(f"--exclude {path}: {len(unknown)} paths are no images: {shorten(unknown)}")
-    print(f"--exclude {path}: {len(listed) - len(unknown)} images are left out")
-    return data.without({images[text] for text in listed & images.keys()})
+    counts = collections.Counter(filter(None, excluded.values()))
+    kinds = ", ".join(f"{count} {finding}" for finding, count in counts.most_common())
+    print(
+        f"--exclude {path}: {len(excluded)} images are left out" + (f" ({kinds})" if kinds else "")
+    )
+    return data.without(excluded)
+
+
+def _relative_to(root: str, path: str) -> str:
+    """Return the path of a file relative to a data folder, with forward slashes, escaped."""
+    folder = os.path.realpath(os.path.dirname(path))  # a link stays one
+    file = os.path.join(folder, os.path.basename(path))
+    return escape(Path(os.path.relpath(file, os.path.realpath(root))).as_posix())
 
 
 # ---------------------------------------------------------------- instead of training

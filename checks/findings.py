@@ -1,5 +1,7 @@
 """Findings: what was noticed about files, as lines for people and as a table for programs."""
 
+import codecs
+import collections
 import contextlib
 import csv
 import io
@@ -12,6 +14,8 @@ from system.files import check_regular_file, write_csv
 from system.messages import UserError, one_line, shorten
 from utils import ImageFile
 
+# Findings for which an image may be left out of a training.
+REASONS = ("unreadable", "duplicate", "near-duplicate", "suspect label", "outlier")
 DELIMITERS = (",", ";", "\t")  # of CSV files; spreadsheets of some languages write the second
 
 
@@ -107,15 +111,24 @@ def write_unreadable(path: Path, failures: Mapping[str, str]) -> None:
             path.unlink()
 
 
-def read_paths(path: str | os.PathLike) -> list[str]:
-    """Read the column "path" of a CSV file, or a text file with one path a line.
+def read_paths(path: str | os.PathLike) -> dict[str, str]:
+    """Read a list of paths: a CSV file with a column "path", or a text file.
+
+    A text file has one path a line, or ends each with a NUL, as `find -print0` does. Both are in
+    UTF-8, or in UTF-16 with a byte order mark.
+
+    Returns:
+        Path -> the finding in its row, "" without a column "finding".
 
     Raises:
-        UserError: the file is missing, not UTF-8, or has no path.
+        UserError: the file is missing, in another encoding, has no path, or has findings that are
+            no reason to leave an image out.
     """
     check_regular_file(path)
     try:
-        paths = _path_column(Path(path).read_bytes().decode("utf-8-sig"))
+        content = Path(path).read_bytes()
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        paths = _parse_paths(content.decode("utf-16" if is_utf16 else "utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot read it: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -124,14 +137,26 @@ def read_paths(path: str | os.PathLike) -> list[str]:
         raise UserError(f"{path}: not a CSV file: {error}") from error
     if not paths:
         raise UserError(f"{path}: no path in it")
+    findings = collections.Counter(paths.values())
+    others = [f"{findings[kind]} {kind}" for kind in findings if kind and kind not in REASONS]
+    if others:
+        raise UserError(
+            f"{path}: has rows that are no reason to leave an image out: {shorten(others)}; "
+            "delete these rows"
+        )
     return paths
 
 
-def _path_column(text: str) -> list[str]:
+def _parse_paths(text: str) -> dict[str, str]:
     header = text.split("\n", 1)[0].strip("\r")
     for delimiter in DELIMITERS:
         columns: Sequence[str] = next(csv.reader([header], delimiter=delimiter), [])
+        columns = [column.strip().lower() for column in columns]
         if "path" in columns:
-            rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-            return [row["path"] for row in rows if row["path"]]
-    return [line.strip("\r") for line in text.split("\n") if line.strip()]
+            file = io.StringIO(text, newline="")
+            rows = csv.DictReader(file, columns, delimiter=delimiter)
+            next(rows)  # the header
+            return {row["path"]: row.get("finding") or "" for row in rows if row["path"]}
+    separator = "\0" if "\0" in text else "\n"
+    lines = (line.strip("\r") for line in text.split(separator))
+    return {line: "" for line in lines if line.strip()}

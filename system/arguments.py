@@ -37,7 +37,15 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         """Parse a command line, by default that of the process."""
         words: list[str] = []
+        last_flag = ""
         for word in sys.argv[1:] if args is None else args:
+            value = word
+            if word.startswith("--"):
+                last_flag, equals, value = word.partition("=")
+                value = value if equals else word
+            if not value.strip():
+                reason = "its value is empty, such as of a variable that is not set"
+                raise UserError(f"{last_flag}: {reason}")
             flag, equals, _ = words[-1].partition("=") if words else ("", "", "")
             if flag in self.triples and not word.startswith("--"):
                 words[-1] += (" " if equals else "=") + word

@@ -54,6 +54,8 @@ def check_regular_file(path: str | os.PathLike) -> os.stat_result:
         status = os.stat(path)
     except OSError as error:
         raise UserError(f"{path}: cannot read it: {error.strerror}") from error
+    except ValueError as error:  # such as a NUL in the path
+        raise UserError(f"{path}: not a valid path: {error}") from error
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path}: not a file")
     if not status.st_size:

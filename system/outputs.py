@@ -9,6 +9,7 @@ import stat
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from system.messages import UserError, shorten
 
 # How files begin, by what they are. An existing file is replaced only by one of its kind.
 KINDS: dict[str, tuple[bytes, ...]] = {
-    "checkpoint": (b"PK\3\4",),  # as of torch since 1.6
+    "checkpoint": (b"PK\3\4",),  # a ZIP archive, as other files are: see `_is_of_kind`
     "figure": (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"%PDF", b"<?xml"),
     "ONNX model": (b"\x08",),  # the number of its first field
     "table of findings": (b"finding,",),
@@ -65,14 +66,14 @@ def check_output(flag: str, path: PathText, kind: str, inputs: Iterable[PathText
         path.parent.mkdir(parents=True, exist_ok=True)
         target = os.path.realpath(path)
         tempfile.TemporaryFile(dir=os.path.dirname(target)).close()
-        beginning = _read_beginning(target)
+        is_replaceable = _is_of_kind(target, kind)
         same = [other for other in inputs if other is not None and _is_same(target, other)]
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "not a valid path"
         raise UserError(f"{flag} {shorten([str(path)])}: cannot write there: {reason}") from error
     if same:
         raise UserError(f"{flag} {path}: this command reads that file; name another one")
-    if beginning and not beginning.startswith(KINDS.get(kind, (b"",))):
+    if not is_replaceable:
         raise UserError(f"{flag} {path}: exists and is no {kind}; name another file, or delete it")
 
 
@@ -91,21 +92,30 @@ def check_no_input_below(flag: str, folder: PathText, root: PathText, paths: Ite
         raise UserError(f"{flag} {folder}: contains images; name another folder")
 
 
-def _read_beginning(path: str) -> bytes:
-    """Return the first bytes of a file, or none if there is no file.
+def _is_of_kind(path: str, kind: str) -> bool:
+    """Return whether a file may be replaced by one of a kind: it is one, is empty, or is missing.
 
     Raises:
         OSError: it is not a regular file.
     """
     if not os.path.lexists(path):
-        return b""
+        return True
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(0, "is a folder")
     if not stat.S_ISREG(mode):
         raise OSError(0, "not a file, but a pipe or a device")
     with open(path, "rb") as file:
-        return file.read(16)
+        beginning = file.read(16)
+        if not beginning:
+            return True
+        if not beginning.startswith(KINDS.get(kind, (b"",))):
+            return False
+        if kind == "checkpoint":  # torch.save writes ARCHIVE/data.pkl
+            with contextlib.suppress(zipfile.BadZipFile):
+                return any(n.endswith("/data.pkl") for n in zipfile.ZipFile(file).namelist())
+            return False
+        return kind != "ONNX model" or b"preprocessing_version" in file.read()  # its metadata
 
 
 def _is_same(path: str, other: PathText) -> bool:

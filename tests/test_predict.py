@@ -233,7 +233,8 @@ def test_folders_patterns_and_lists_are_in_order(photos, monkeypatch):
     assert list(folders.find_files([f"{photos}/**/deeper"])) == [
         str(path) for path in sorted((photos / "a sub-folder" / "deeper").iterdir())
     ]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one.jpg\n\n two words.jpg\r\n"))
+    listed = io.BytesIO(b"one.jpg\n\n two words.jpg\r\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(listed))
     assert list(folders.find_files(["x", "-"])) == ["x", "one.jpg", " two words.jpg"]
     assert list(folders.find_files(["no such*"])) == []
 
@@ -476,7 +477,7 @@ EVALUATE = "--checkpoint c.pth --evaluate d"
         ("--checkpoint c.pth --input *.x --plot p.png", "--plot and --heatmap are for one image"),
         (f"{EVALUATE} --heatmap p.png", "--plot and --heatmap are for one image"),
         (f"{ONE} --plot p.png --heatmap p.png", "have to be two files"),
-        (f"{ONE} --resume", "--resume goes with --output FILE"),
+        (f"{ONE} --resume", "--resume and --overwrite go with --output FILE"),
         (f"{ONE} --output a.xlsx", "the name has to end in .csv, .jsonl or .json"),
         (f"{ONE} --top_k 0", "--top_k"),
         (f"{ONE} --batch_size 0", "--batch_size"),
@@ -571,7 +572,7 @@ def test_an_output_is_not_continued_with_another_command(
     ("word", "reason"),
     [
         ("nothing*.jpg", "--input nothing*.jpg: no file matches this pattern"),
-        (" ", "--input: a path is empty"),
+        (" ", "--input: its value is empty"),
         ("empty", "--input empty: no images there"),
     ],
 )
@@ -580,3 +581,15 @@ def test_an_input_that_means_nothing_is_named(predict_images, tmp_path, monkeypa
     Path("empty").mkdir()
     assert_error(predict_images("--output", "x.csv", inputs=[word]), reason)
     assert os.listdir() == ["empty"]
+
+
+def test_a_line_of_a_list_that_is_no_path_is_one_unreadable_image(
+    predict_images, photos, monkeypatch
+):
+    lines = f"{photos / 'copy of 0'}\na\0b.jpg\n{photos / 'copy of 0'}\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    done = predict_images("--format", "jsonl", inputs=["-"])
+    results = parse_results(done.stdout, "jsonl")
+    assert done.returncode == 1
+    assert ["error" in result for result in results] == [False, True, False]
+    assert "not a valid path" in results[1]["error"]

@@ -355,3 +355,12 @@ def test_inputs_are_not_replaced(own_images, tiny, call, tmp_path):
     assert_error(done, "contains images")
     assert {path: path.read_bytes() for path in before} == before
     assert sorted(path.name for path in image.parent.iterdir()) == ["train_0.jpg", "train_1.jpg"]
+
+
+def test_the_plan_says_which_checkpoint_is_replaced(train_tiny, images):
+    done, path = train_tiny()
+    assert "replaces" not in done.stdout
+    accuracy = torch.load(path, weights_only=True)["metrics"]["test_accuracy"]
+    done, _ = train_tiny()
+    expected = f", trained on {images}, test accuracy {accuracy:.1%}); features are"
+    assert f"will write {path} (replaces that of 2" in done.stdout and expected in done.stdout

@@ -446,3 +446,19 @@ def test_views_of_other_content_than_expected_are_refused(images):
     path = all_images(images)[0]
     with pytest.raises(UserError, match=re.escape(f"{images}/{path}: has changed")):
         utils.load_views(str(images), path, "0" * 32, [0])
+
+
+def test_a_category_that_is_called_as_a_split_is_not_taken_for_it(tmp_path):
+    for name in ("train/2019", "train/2020", "bus", "car"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").touch()
+    with pytest.raises(UserError, match="of splits, train, .* with images, bus, car; move"):
+        utils.list_images(tmp_path)
+
+
+def test_a_category_without_any_image_is_ignored_with_a_warning(own_images, capsys):
+    for split in utils.SPLITS:
+        (own_images / split / "c").mkdir()
+    (own_images / "train" / "c" / "notes.txt").write_text("later")
+    assert list(utils.list_images(own_images).class_to_idx) == ["a", "b"]
+    assert "warning: " in (err := capsys.readouterr().err) and "without images" in err

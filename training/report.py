@@ -8,6 +8,7 @@ labels.suspects.png, labels.near-duplicates.png: of --check_labels labels.csv
 
 import argparse
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from PIL import Image
 
 from evaluation.metrics import category_metrics, confident_mistakes
 from image_files.names import display_names
+from networks.checkpoint_files import load_torch
 from networks.novelty import NOVELTY_LIMIT
 from system.files import save_figure, write_csv
+from system.messages import one_line
 from training.features import Settings
 from training.fitting import Evaluation
 from utils import SPLITS, DataFolder, load_image, thumbnail
@@ -117,12 +120,25 @@ def format_plan(args: argparse.Namespace, data: DataFolder, path: Path, settings
         for split in SPLITS
     ]
     cache = "not stored (--no_cache)" if args.no_cache else f"stored in {args.cache_dir}"
+    replaced = f" (replaces {describe_checkpoint(path)})" if path.exists() else ""
     return "\n".join(lines) + (
         f"\n{args.arch} with weights {args.weights}, {args.views} view(s) of each training image, "
         f"{args.image_size} pixels, on {settings.device} "
         f"in {str(settings.precision).removeprefix('torch.')}\n"
-        f"will write {path}; features are {cache}"
+        f"will write {path}{replaced}; features are {cache}"
     )
+
+
+def describe_checkpoint(path: Path) -> str:
+    """Return when a checkpoint was written, what it was trained on, and its test accuracy."""
+    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+    try:
+        content = load_torch(path, "checkpoint")
+        data_dir = content["arguments"]["data_dir"]
+        accuracy = content["metrics"]["test_accuracy"]
+        return one_line(f"that of {date}, trained on {data_dir}, test accuracy {accuracy:.1%}")
+    except Exception:  # another program's
+        return f"a file of {date}"
 
 
 def format_results(path: Path, evaluation: Evaluation) -> str:

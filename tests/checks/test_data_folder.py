@@ -80,20 +80,21 @@ def test_without_a_readable_image_of_train_nothing_is_measured(own_images, capsy
 def test_check_reports_and_trains_nothing(tiny, call, own_images, tmp_path):
     (own_images / "train" / "a" / "broken.jpg").write_text("not an image")
     (own_images / "valid" / "rose").mkdir()
+    draw(2, 9).save(own_images / "valid" / "rose" / "fine.png")
     table = tmp_path / "report.csv"
     done = call("train.py", "--data_dir", own_images, "--arch", tiny, "--check", table)
     assert_error(done, "training would refuse it: train has no category 'rose', but valid has")
     assert re.search(r"train +5 images +2 categories, of 2 \(b\) to 3 \(a\)", done.stdout)
     assert "unknown category: 1: valid/rose (not in train)" in done.stdout
     assert re.search(r"unreadable: 1: train/a/broken.jpg \(not an image", done.stdout)
-    seconds = re.search(r"features: 8 views in about (\S+) seconds on this machine", done.stdout)[1]
+    seconds = re.search(r"features: 9 views in about (\S+) seconds on this machine", done.stdout)[1]
     assert float(seconds) > 0
     assert "--output_cat 2" in done.stdout
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [r["path"] for r in rows if r["finding"] == "unreadable"] == ["train/a/broken.jpg"]
     counts = {(r["split"], r["category"]): r["detail"] for r in rows if r["finding"] == "images"}
-    assert counts["train", "a"] == "3" and counts["valid", "rose"] == "0"
+    assert counts["train", "a"] == "3" and counts["valid", "rose"] == "1"
     assert (rows[-1]["finding"], rows[-1]["detail"]) == ("seconds", seconds)
     assert sorted(os.listdir(tmp_path)) == ["own images", "report.csv"]
 
@@ -131,12 +132,13 @@ def test_an_inspection_finds_what_may_reduce_the_quality_of_a_training(own_image
     dark = np.full((300, 300), 2000, np.uint16)
     Image.fromarray(dark).save(train / "a" / "dark.png")
     (train / "lily").mkdir()
-    (own_images / "valid" / "rose").mkdir()
-    draw(2, 9, 300, 250).save(own_images / "valid" / "rose" / "fine.png")
+    for name in ("rose", "lily"):
+        (own_images / "valid" / name).mkdir()
+        draw(2, ord(name[0]), 300, 250).save(own_images / "valid" / name / "fine.png")
     data, findings = inspect_images(utils.read_images(utils.list_images(own_images)), 224)
     assert list(data.errors()) == ["train/a/broken.jpg"]
     counts = {(f.split, f.category): f.detail for f in findings if f.finding == "images"}
-    assert len(counts) == 8 and counts["train", "a"] == "8"
+    assert len(counts) == 9 and counts["train", "a"] == "8"
     assert counts["train", "lily"] == "0" and counts["valid", "rose"] == "1"
     others = [f for f in findings if f.finding not in ("images", "below 224 pixels")]
     assert {(f.finding, f.split, f.category, f.path.rsplit("/")[-1]) for f in others} == {

@@ -59,16 +59,18 @@ def test_copies_are_found_by_their_digest():
 @pytest.mark.parametrize(
     "text",
     [
-        'finding,path\nlong,"a, b/ü.jpg"\nseconds,\nlong,c.jpg\n',
-        "path;finding\na, b/ü.jpg;long\nc.jpg;long\n",
-        "finding\tpath\r\nlong\ta, b/ü.jpg\r\nlong\tc.jpg\r\n",
+        'finding,path\noutlier,"a, b/ü.jpg"\nseconds,\noutlier,c.jpg\n',
+        "Path;finding\na, b/ü.jpg;outlier\nc.jpg;outlier\n",
+        "finding\tpath\r\noutlier\ta, b/ü.jpg\r\noutlier\tc.jpg\r\n",
         "a, b/ü.jpg\r\n\r\nc.jpg",
+        "a, b/ü.jpg\0c.jpg\0",
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_paths_are_read_from_tables_of_spreadsheets_and_from_lists(tmp_path, text, encoding):
     (tmp_path / "list.csv").write_bytes(text.encode(encoding))
-    assert read_paths(tmp_path / "list.csv") == ["a, b/ü.jpg", "c.jpg"]
+    finding = "outlier" if "outlier" in text else ""
+    assert read_paths(tmp_path / "list.csv") == {"a, b/ü.jpg": finding, "c.jpg": finding}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_paths_are_read_from_tables_of_spreadsheets_and_from_lists(tmp_path, tex
     [
         (None, "No such file"),
         (b"", "empty"),
-        (b"\xff\xfe,\x00", "save it as UTF-8"),
+        (b"\xfc.jpg", "save it as UTF-8"),
         (b"finding,path\nseconds,\n", "no path in it"),
         (b"\n \n", "no path in it"),
         (b"path,x\n" + b"a" * 200_000, "not a CSV file"),
@@ -87,3 +89,10 @@ def test_a_file_without_paths_is_a_users_error(tmp_path, content, words):
         (tmp_path / "list.csv").write_bytes(content)
     with pytest.raises(UserError, match=words):
         read_paths(tmp_path / "list.csv")
+
+
+def test_rows_that_are_no_reason_to_leave_an_image_out_are_refused(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("finding,path\nsuspect label,a.jpg\nmode,b.jpg\nlong,c.jpg\nmode,d.jpg\n")
+    with pytest.raises(UserError, match="no reason to leave .*: 2 mode, 1 long; delete these rows"):
+        read_paths(path)

