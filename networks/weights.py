@@ -181,14 +181,13 @@ def _pip_settings() -> dict[str, str]:
 
 def _opener_of(settings: dict[str, str]) -> urllib.request.OpenerDirector:
     """Return what opens addresses with pip's proxy and certificates."""
-    handlers: list[urllib.request.BaseHandler] = []
+    proxies = None  # those of the environment
     if "proxy" in settings:
         proxies = dict.fromkeys(("http", "https"), settings["proxy"])
-        handlers.append(urllib.request.ProxyHandler(proxies))
-    if "cert" in settings:
-        context = ssl.create_default_context(cafile=settings["cert"])
-        handlers.append(urllib.request.HTTPSHandler(context=context))
-    return urllib.request.build_opener(*handlers)
+    context = ssl.create_default_context(cafile=settings.get("cert"))
+    return urllib.request.build_opener(
+        urllib.request.ProxyHandler(proxies), urllib.request.HTTPSHandler(context=context)
+    )
 
 
 def _find_archive(opener: urllib.request.OpenerDirector, settings: dict[str, str]) -> str:
