@@ -91,6 +91,7 @@ class RecordStore:
                 path = self.folder / f"{uuid.uuid4().hex}.features"
                 self._file = open(path, "xb", buffering=0)
                 self.paths.append(path)
+                self._written = 0
             data = memoryview(records.tobytes())
             while data:
                 data = data[self._file.write(data) :]

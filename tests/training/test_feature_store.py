@@ -148,3 +148,9 @@ def test_a_user_without_home_has_a_cache_folder(monkeypatch, call):
     assert folder.is_absolute() and folder.name == "image-classifier"
     done = call("train.py", "--help")
     assert done.returncode == 0 and str(folder) in done.stdout
+
+
+def test_after_it_was_closed_a_store_appends_to_a_new_file_from_its_first_row(tmp_path):
+    store = store_of(tmp_path, keys_of(0, 1), values_of(2))
+    assert store.append(keys_of(2), values_of(1)) == (1, range(0, 1))
+    store.close()
