@@ -88,10 +88,11 @@ def exclude_listed(data: DataFolder, path: str) -> DataFolder:
         UserError: see `read_paths`; or none of the paths is an image of the data folder.
     """
     images = {escape(image.path): image.path for image in data.images}
+    root = os.path.realpath(data.root)
     excluded: dict[str, str] = {}  # path -> finding
     unknown = []
     for listed, finding in read_paths(path).items():
-        text = listed if listed in images else _relative_to(data.root, listed)
+        text = listed if listed in images else _relative_to(root, listed)
         if text in images:
             excluded[images[text]] = finding
         else:
@@ -102,17 +103,18 @@ def exclude_listed(data: DataFolder, path: str) -> DataFolder:
         warn(f"--exclude {path}: {len(unknown)} paths are no images: {shorten(unknown)}")
     counts = collections.Counter(filter(None, excluded.values()))
     kinds = ", ".join(f"{count} {finding}" for finding, count in counts.most_common())
-    print(
-        f"--exclude {path}: {len(excluded)} images are left out" + (f" ({kinds})" if kinds else "")
-    )
+    line = f"--exclude {path}: {len(excluded)} images are left out"
+    if kinds:
+        line += f" ({kinds})"
+    print(line)
     return data.without(excluded)
 
 
 def _relative_to(root: str, path: str) -> str:
-    """Return the path of a file relative to a data folder, with forward slashes, escaped."""
+    """Return the path of a file relative to a data folder's real path, as its images have them."""
     folder = os.path.realpath(os.path.dirname(path))  # a link stays one
     file = os.path.join(folder, os.path.basename(path))
-    return escape(Path(os.path.relpath(file, os.path.realpath(root))).as_posix())
+    return escape(Path(os.path.relpath(file, root)).as_posix())
 
 
 # ---------------------------------------------------------------- instead of training

