@@ -1,6 +1,5 @@
 """What the tests share: small images, the command lines, and one trained checkpoint."""
 
-import ast
 import contextlib
 import csv
 import io
@@ -59,19 +58,6 @@ def run(script: str, *args, cwd: Path = ROOT, env: dict | None = None, launcher=
         text=True,
         timeout=TIMEOUT,
     )
-
-
-def run_and_list_imports(script: str, names, *args) -> tuple[str, list[str]]:
-    """Run a script in a process of its own; returns its output and which modules it imported."""
-    program = (
-        f"import sys, {script}; {script}.main(sys.argv[1:]); "
-        f"print([name for name in {names!r} if name in sys.modules])"
-    )
-    command = [sys.executable, "-c", program, *map(str, args)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.returncode == 0, done.stderr
-    *output, imported = done.stdout.splitlines()
-    return "\n".join(output), ast.literal_eval(imported)
 
 
 def free_port() -> str:
@@ -477,12 +463,20 @@ def checkpoint(tiny, images, make_once) -> Path:
     return make_once("tiny.pth", lambda path: train.main([*map(str, flags), str(path)]))
 
 
+LIST_IMPORTS = """
+import atexit, pathlib, sys
+names = pathlib.Path(__file__).with_name("imported.txt")
+atexit.register(lambda: names.write_text("\\n".join(sys.modules)))
+"""
+
+
 class Trained(NamedTuple):
-    """A checkpoint of `train.py`, and the finished command."""
+    """A checkpoint of `train.py`, the finished command, and the modules that it imported."""
 
     checkpoint: Path
     done: subprocess.CompletedProcess
     flags: tuple
+    imported: list[str]
 
 
 @pytest.fixture(scope="session")
@@ -493,14 +487,18 @@ def trained(images, make_once) -> Trained:
 
     def make(folder: Path) -> None:
         path = folder / "new" / "model.pth"
-        done = run("train.py", *flags, "--weights", "none", "--save_dir", path)
+        folder.mkdir(exist_ok=True)
+        (folder / "sitecustomize.py").write_text(LIST_IMPORTS)
+        command = ("train.py", *flags, "--weights", "none", "--save_dir", path)
+        done = run(*command, env={"PYTHONPATH": str(folder)})
         assert done.returncode == 0, done.stderr
         (folder / "output.json").write_text(json.dumps([done.stdout, done.stderr]))
 
     folder = make_once("trained", make)
     output = json.loads((folder / "output.json").read_text())
     done = subprocess.CompletedProcess(["train.py", *flags], 0, *output)
-    return Trained(folder / "new" / "model.pth", done, flags)
+    imported = (folder / "imported.txt").read_text().splitlines()
+    return Trained(folder / "new" / "model.pth", done, flags, imported)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from conftest import (
     backbone_of,
     draw,
     messages_of,
-    run_and_list_imports,
     same_bits,
     state_of,
     table_rows,
@@ -55,11 +54,9 @@ def test_the_plan_the_epochs_and_the_results_are_printed(trained):
     assert re.fullmatch(rf"report: .*history\.csv, .* in {trained.checkpoint.parent}", report)
 
 
-def test_training_does_not_import_what_takes_a_second(trained, tmp_path):
-    flags = (*trained.flags, "--weights", "none", "--save_dir", tmp_path / "model.pth")
-    names = ("torchvision", "torch._dynamo", "seaborn")
-    output, imported = run_and_list_imports("train", names, *flags)
-    assert imported == [] and "report: " in output
+def test_training_does_not_import_what_takes_a_second(trained):
+    assert "torch" in trained.imported
+    assert not {"torchvision", "torch._dynamo", "seaborn"} & set(trained.imported)
 
 
 def test_the_checkpoint_stores_how_it_was_trained(trained, images):
