@@ -1,5 +1,6 @@
-"""README.md: its commands parse, it mentions every flag, its links lead to files."""
+"""README.md: its commands parse, its links lead to files, its figures have been measured."""
 
+import json
 import re
 import shlex
 from urllib.parse import unquote
@@ -54,3 +55,27 @@ def test_every_link_to_a_file_leads_to_a_file(readme):
     files = [link for link in links if "://" not in link]
     assert files, "README.md links to no file"
     assert not [name for name in files if not (ROOT / unquote(name)).exists()]
+
+
+def figures(text: str, units: str = "") -> set[str]:
+    """Return the numbers in a text, outside of code, that one of these units follows."""
+    prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+    number = r"(?<![\w.,])\d[\d,]*(?:\.\d+)?"
+    unit = rf"(?=\s?(?:{units}))" if units else ""
+    return {found.replace(",", "") for found in re.findall(number + unit, prose)}
+
+
+@pytest.mark.parametrize("name", ["README.md", "Image Classifier Project.ipynb"])
+def test_every_figure_is_one_of_the_benchmarks(name):
+    """Percentages, factors and times; they may be rounded."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if name.endswith(".ipynb"):
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    measured = [float(number) for number in figures(page)]
+    shown = figures(text, r"%|times\b|s\b|ms\b|minutes")
+    assert shown
+    for number in shown:
+        decimals = len(number.partition(".")[2])
+        assert float(number) in [round(value, decimals) for value in measured], number
