@@ -35,16 +35,15 @@ import utils
 from evaluation.metrics import format_evaluation, format_unknown
 from image_files import folders
 from image_files.names import display_names, load_names
-from inference import onnx_model, results
+from inference import onnx_model, output_file, results
 from inference.formats import FILE_FORMATS, FORMATS, format_of, print_results
 from inference.onnx_model import is_onnx
-from inference.output_file import OutputFile
 from inference.predictor import Predictor, Probabilities
 from system import arguments, devices, scripts
 from system.arguments import whole_number
 from system.files import save_figure, sha256_of
 from system.messages import UserError, is_first_process, one_line, warn
-from system.outputs import check_output, check_outputs
+from system.outputs import Output, check_outputs
 from system.scripts import import_optional
 from system.torchrun import is_alone, process_group, scatter_and_gather
 from system.workers import map_ahead
@@ -54,7 +53,6 @@ MIN_PLOTTED = 5  # categories in the figure of --plot
 CALIBRATION_IMAGES = 32  # of --int8; 8 are as good (benchmarks/README.md)
 CALIBRATED = "goes with --to_onnx FILE, and --input flowers/train to calibrate on"
 NEEDS_TORCH = "needs a checkpoint and torch, not an ONNX file"
-OUTPUTS = {"plot": "figure", "heatmap": "figure", "to_onnx": "ONNX model", "output": "output"}
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
@@ -122,8 +120,6 @@ def check_combinations(parser: arguments.ArgumentParser, args: argparse.Namespac
         parser.error("--to_onnx goes with one image as --input, or none")
     if (args.heatmap or (args.plot and not args.evaluate)) and not is_single(args):
         parser.error("--plot and --heatmap are for one image")
-    if args.plot and args.plot == args.heatmap:
-        parser.error("--plot and --heatmap have to be two files")
     if (args.resume or args.overwrite) and not args.output:
         parser.error("--resume and --overwrite go with --output FILE")
     if args.resume and args.overwrite:
@@ -249,7 +245,8 @@ def main(command_line: list[str] | None = None) -> None:
     """Predict, evaluate or export, as the command line says."""
     args = parse_arguments(command_line)
     folders.check_words(args.input or ())
-    check_outputs(vars(args), OUTPUTS, [*(args.input or ()), args.checkpoint, args.category_names])
+    inputs = [*(args.input or ()), *(args.unknown or ()), args.checkpoint, args.category_names]
+    check_outputs(list_outputs(args), inputs)
     if args.plot or args.heatmap:
         import_optional("a figure", "matplotlib")
     if args.to_onnx or is_single(args):
@@ -268,6 +265,20 @@ def main(command_line: list[str] | None = None) -> None:
             unreadable = predict_many(model, args)
     if unreadable:
         sys.exit(1)
+
+
+def list_outputs(args: argparse.Namespace) -> list[Output]:
+    """List all files that the command will write."""
+    outputs = []
+    if args.plot:
+        outputs.append(Output("--plot", args.plot, "figure"))
+    if args.heatmap:
+        outputs.append(Output("--heatmap", args.heatmap, "figure"))
+    if args.to_onnx:
+        outputs.append(Output("--to_onnx", args.to_onnx, "ONNX model"))
+    if args.output:
+        outputs += output_file.outputs_of(args.output)
+    return outputs
 
 
 def load_model(args: argparse.Namespace) -> Predictor:
@@ -369,7 +380,7 @@ def predict_many(model: Predictor, args: argparse.Namespace) -> int:
     if args.output:
         settings = {f"--{name}": vars(args)[name] for name in SETTINGS}
         settings |= model.settings() | {"--checkpoint": sha256_of(args.checkpoint)}
-        with OutputFile(args.output, args.resume, settings, args.overwrite) as output:
+        with output_file.OutputFile(args.output, args.resume, settings, args.overwrite) as output:
             count = output.done.total()
             if count:
                 already = f", {count} were in {args.output} already"
@@ -391,7 +402,7 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
     labeled = utils.list_labeled(args.evaluate, model.class_to_idx, model.trained_on)
     paths = [path for path, _ in labeled]
     if args.plot:
-        check_output("--plot", args.plot, "figure", paths)
+        check_outputs(list_outputs(args), paths)
     unknown_paths = folders.find_files(args.unknown or ())
     items = list(stream_all(model, [*paths, *unknown_paths], args))
     known = items[: len(labeled)]

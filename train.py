@@ -31,13 +31,20 @@ import model
 import utils
 from checks import data_folder, labels
 from checks.findings import Finding, write_findings, write_unreadable
-from checks.galleries import galleries, write_galleries
+from checks.galleries import GALLERIES, galleries, write_galleries
 from image_files.names import CATEGORY_NAMES, name_categories
 from image_files.oxford102 import NUM_CATEGORIES, download_oxford102
 from system import arguments, devices, scripts
 from system.arguments import whole_number
 from system.messages import UserError, is_first_process, warn
-from system.outputs import check_no_input_below, check_output, lock, output_path
+from system.outputs import (
+    Output,
+    check_no_input_below,
+    check_outputs,
+    lock,
+    output_path,
+    path_beside,
+)
 from system.torchrun import process_group
 from training import fitting, report
 from training.feature_store import default_cache_folder
@@ -126,7 +133,7 @@ def main(command_line: list[str] | None = None) -> None:
             return
         path = output_path(args.save_dir, Path(CHECKPOINT).name)
         inputs = (args.weights, args.category_names, args.exclude)
-        check_output("--save_dir", path, "checkpoint", inputs)
+        check_outputs(report.outputs_of(path, not args.no_report), inputs)
         with lock("--save_dir", path):
             if args.resume and is_finished(path, vars(args)):
                 print(f"{path} is finished: nothing to resume")
@@ -156,7 +163,7 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     cache = unfinished.folder if args.no_cache else args.cache_dir
     samples, data = extract_samples(args, settings, data, backbone, str(cache))
     failures |= samples.features.failures
-    table = path.with_suffix(".unreadable.csv")
+    table = path_beside(path, report.UNREADABLE)
     write_unreadable(table, failures)
     if args.weights != "none":  # whose features mean nothing
         labels.warn_of_near_duplicates(data, samples.averages)
@@ -272,7 +279,10 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
     if table == "-":
         table = ""
     else:
-        check_output(flag, table, "table of findings", [args.category_names, args.exclude])
+        outputs = [Output(flag, table, "table of findings")]
+        for name in GALLERIES if args.check_labels else ():
+            outputs.append(Output(flag, path_beside(table, f"{name}.png"), "figure"))
+        check_outputs(outputs, [args.weights, args.category_names, args.exclude])
         check_no_input_below(flag, Path(table).parent, args.data_dir, data.all_paths())
     findings, data = data_folder.check_data_folder(
         utils.read_images(data),

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from checks.findings import Finding
 from system.files import save_figure
+from system.outputs import path_beside
 from training.report import load_thumbnails
 
 MAX_SUSPECTS = 24  # in a gallery
 MAX_PAIRS = 12
+GALLERIES = ("suspects", "near-duplicates")
 
 
 @dataclass
@@ -45,14 +46,14 @@ def galleries(findings: Sequence[Finding], names: Mapping[str, str]) -> dict[str
         if is_pair and len(pairs.paths) < 2 * MAX_PAIRS:
             pairs.paths += [f.other_path, f.path]
             pairs.titles += [f"{f.rank}. distance {f.distance:.2f}"] * 2
-    both = {"suspects": suspects, "near-duplicates": pairs}
-    return {name: gallery for name, gallery in both.items() if gallery.paths}
+    both = zip(GALLERIES, (suspects, pairs), strict=True)
+    return {name: gallery for name, gallery in both if gallery.paths}
 
 
 def write_galleries(table: str, root: str, galleries: Mapping[str, Gallery]) -> None:
     """Write the figure of each gallery beside a table, and print their paths."""
     for name, gallery in galleries.items():
-        path = Path(table).with_suffix(f".{name}.png")
+        path = path_beside(table, f"{name}.png")
         save_figure(draw_gallery(root, gallery), path)
         print(f"saved {path}")
 

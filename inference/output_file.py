@@ -16,10 +16,21 @@ from inference.formats import BYTES_PRESERVED, FILE_FORMATS, format_of
 from inference.results import Result
 from system.files import write_atomically
 from system.messages import UserError
-from system.outputs import lock
+from system.outputs import Output, lock, lock_path
 
 PARTIAL = "jsonl"  # the format of FILE.partial: a line that is cut off is no JSON
 FOREIGN = (csv.Error, LookupError, RecursionError, TypeError, ValueError)  # raised by Format.read
+
+
+def outputs_of(path: str) -> list[Output]:
+    """List the files that an OutputFile writes: FILE, and those beside it while it grows."""
+    real = os.path.realpath(path)
+    return [
+        Output("--output", path, ""),
+        Output("--output", f"{real}.partial", "unfinished output"),
+        Output("--output", f"{real}.settings", "unfinished output"),
+        Output("--output", lock_path(real), "lock"),
+    ]
 
 
 class OutputFile:

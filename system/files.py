@@ -24,7 +24,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
         UserError: the file cannot be written.
     """
     path = Path(os.path.realpath(path))  # a link stays one: the file behind it is replaced
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -42,6 +42,11 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
     finally:
         with contextlib.suppress(OSError):  # renamed, or never made
             temporary.unlink()
+
+
+def temporary_path(path: Path) -> Path:
+    """Return where this process writes a file before it has its name."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def check_regular_file(path: str | os.PathLike) -> os.stat_result:

@@ -10,10 +10,11 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from system.files import temporary_path
 from system.messages import UserError, shorten
 
 # How files begin, by what they are. An existing file is replaced only by one of its kind.
@@ -22,9 +23,12 @@ KINDS: dict[str, tuple[bytes, ...]] = {
     "figure": (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"%PDF", b"<?xml"),
     "ONNX model": (b"\x08",),  # the number of its first field
     "table of findings": (b"finding,",),
+    "table of a training": (b"epoch,", b"category,", b"path,reason"),
+    "unfinished output": (b"{",),
+    "lock": (b"process ",),
 }
 FIGURE_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
-LONGEST_SUFFIX = ".unreadable.csv"  # of the files beside an output
+REPLACED_SUFFIXES = (".pth", ".pt", ".csv")  # in the names of files beside another
 HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what the system says of a lock of another
 
 PathText = str | os.PathLike
@@ -37,44 +41,75 @@ def output_path(text: str, default_name: str) -> Path:
     return path / default_name if is_folder else path
 
 
-def check_outputs(
-    arguments: Mapping[str, Any], kinds: Mapping[str, str], inputs: Sequence[PathText | None]
-) -> None:
-    """Call `check_output` for each argument of `kinds` that names a file."""
-    for name, kind in kinds.items():
-        if arguments[name]:
-            check_output(f"--{name}", arguments[name], kind, inputs)
+def path_beside(path: PathText, ending: str) -> Path:
+    """Return a path in the folder of another one: model.pth, curves.png -> model.curves.png.
+
+    Two models have files of their own, also if they are called lr0.01 and lr0.03.
+    """
+    path = Path(path)
+    stem = path.stem if path.suffix in REPLACED_SUFFIXES else path.name
+    return path.with_name(f"{stem}.{ending}")
 
 
-def check_output(flag: str, path: PathText, kind: str, inputs: Iterable[PathText | None]) -> None:
-    """Check that a file can and may be written, before the work; its folder is made.
+def lock_path(path: PathText) -> Path:
+    """Return the path of the file that says who is writing another one."""
+    return Path(f"{os.fspath(path)}.lock")
+
+
+class Output(NamedTuple):
+    """A file that a command will write: what named it, where, and a kind of KINDS.
+
+    With the kind "", any file may be replaced.
+    """
+
+    flag: str
+    path: PathText
+    kind: str
+
+
+def check_outputs(outputs: Iterable[Output], inputs: Sequence[PathText | None]) -> None:
+    """Check that files can and may be written, before the work; their folders are made.
 
     Args:
-        flag: what named the file, for the error message.
-        kind: one of KINDS; of another kind, any file may be replaced.
+        outputs: all files that the command writes, those beside the named ones as well.
         inputs: files that the same command reads; None and those that are missing do not count.
 
     Raises:
-        UserError: it cannot be written, is one of the inputs, or is a file of another kind.
+        UserError: one of them cannot be written, is one of the inputs, is written twice, or is a
+            file of another kind.
     """
-    path = Path(path)
-    if kind == "figure" and path.suffix.lower() not in FIGURE_FORMATS:
-        raise UserError(f"{flag} {path}: the name has to end in one of {', '.join(FIGURE_FORMATS)}")
+    flags: dict[str, str] = {}
+    for output in outputs:
+        _check_output(output, inputs)
+        target = os.path.realpath(output.path)
+        if target in flags:
+            raise UserError(
+                f"{output.flag} {output.path}: {flags[target]} writes that file, too; name "
+                "another one"
+            )
+        flags[target] = output.flag
+
+
+def _check_output(output: Output, inputs: Sequence[PathText | None]) -> None:
+    path = Path(output.path)
+    name = f"{output.flag} {shorten([str(path)])}"
+    if output.kind == "figure" and path.suffix.lower() not in FIGURE_FORMATS:
+        raise UserError(f"{name}: the name has to end in one of {', '.join(FIGURE_FORMATS)}")
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.stat(path.with_name(f"{path.name}{LONGEST_SUFFIX}"))  # if the name is not too long
+            os.stat(temporary_path(path))  # if the name is not too long
         path.parent.mkdir(parents=True, exist_ok=True)
         target = os.path.realpath(path)
         tempfile.TemporaryFile(dir=os.path.dirname(target)).close()
-        is_replaceable = _is_of_kind(target, kind)
+        is_replaceable = _is_of_kind(target, output.kind)
         same = [other for other in inputs if other is not None and _is_same(target, other)]
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "not a valid path"
-        raise UserError(f"{flag} {shorten([str(path)])}: cannot write there: {reason}") from error
+        raise UserError(f"{name}: cannot write there: {reason}") from error
     if same:
-        raise UserError(f"{flag} {path}: this command reads that file; name another one")
+        raise UserError(f"{name}: this command reads that file; name another one")
     if not is_replaceable:
-        raise UserError(f"{flag} {path}: exists and is no {kind}; name another file, or delete it")
+        raise UserError(f"{name}: exists and is no {output.kind}; name another file, or delete it")
 
 
 def check_no_input_below(flag: str, folder: PathText, root: PathText, paths: Iterable[str]) -> None:
@@ -136,9 +171,10 @@ def lock(flag: str, path: PathText) -> Iterator[None]:
     Raises:
         UserError: another process has the lock, or `FILE.lock` cannot be written.
     """
-    file = Path(f"{os.fspath(path)}.lock")
+    file = lock_path(path)
+    no_link = getattr(os, "O_NOFOLLOW", 0)  # which Windows lacks
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | no_link, 0o666)
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot write {file.name}: {error.strerror}") from error
     try:

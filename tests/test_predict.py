@@ -476,7 +476,6 @@ EVALUATE = "--checkpoint c.pth --evaluate d"
         ("--checkpoint c.pth --input . --plot p.png", "--plot and --heatmap are for one image"),
         ("--checkpoint c.pth --input *.x --plot p.png", "--plot and --heatmap are for one image"),
         (f"{EVALUATE} --heatmap p.png", "--plot and --heatmap are for one image"),
-        (f"{ONE} --plot p.png --heatmap p.png", "have to be two files"),
         (f"{ONE} --resume", "--resume and --overwrite go with --output FILE"),
         (f"{ONE} --output a.xlsx", "the name has to end in .csv, .jsonl or .json"),
         (f"{ONE} --top_k 0", "--top_k"),
@@ -539,6 +538,34 @@ def test_what_a_command_reads_or_is_plainly_something_else_is_not_replaced(
     assert_error(call("predict.py", "--input", "image.png", *files, flag, name), flag, name, reason)
     assert Path(name).read_bytes() == (images / TEST_IMAGE).read_bytes()
     assert len(os.listdir()) == 4
+
+
+@pytest.mark.parametrize(
+    ("flag", "file", "output", "reason"),
+    [
+        ("--input", "n.csv.partial", "n.csv", "n.csv.partial: this command reads that file"),
+        ("--category_names", "n.csv.settings", "n.csv", "n.csv.settings: this command reads that"),
+        ("", "n.csv.settings", "n.csv", "n.csv.settings: exists and is no unfinished output"),
+        ("", "n.csv.lock", "n.csv", "n.csv.lock: exists and is no lock"),
+        ("", "other", "long" * 61 + ".csv", "cannot write there: File name too long"),
+    ],
+)
+def test_files_beside_the_output_are_checked_as_well(
+    call, checkpoint, images, tmp_path, monkeypatch, flag, file, output, reason
+):
+    monkeypatch.chdir(tmp_path)
+    Path(file).write_text("mine")
+    words = ["--input", images / TEST_IMAGE, "--checkpoint", checkpoint, "--output", output]
+    if flag:
+        words += [flag, file]
+    assert_error(call("predict.py", *words), reason)
+    assert os.listdir() == [file] and Path(file).read_text() == "mine"
+
+
+def test_two_figures_are_two_files(predict_image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = predict_image("--plot", "a.png", "--heatmap", "./a.png")
+    assert_error(done, "--heatmap ./a.png: --plot writes that file, too")
 
 
 def test_the_figure_of_an_evaluation_replaces_no_image(call, checkpoint, own_images):

@@ -361,3 +361,20 @@ def test_the_plan_says_which_checkpoint_is_replaced(train_tiny, images):
     done, _ = train_tiny()
     expected = f", trained on {images}, test accuracy {accuracy:.1%}); features are"
     assert f"will write {path} (replaces that of 2" in done.stdout and expected in done.stdout
+
+
+def test_a_list_beside_the_checkpoint_is_not_deleted_by_the_training_that_reads_it(
+    train_tiny, tmp_path
+):
+    table = tmp_path / "tiny.unreadable.csv"
+    table.write_text("path,reason\ntrain/1/train_0.jpg,blurred\n")
+    done, path = train_tiny("--exclude", table)
+    assert_error(done, "--save_dir", "tiny.unreadable.csv: this command reads that file")
+    assert "blurred" in table.read_text() and not path.exists()
+
+
+def test_trainings_with_other_numbers_in_their_names_have_a_report_each(train_tiny, tmp_path):
+    for rate in ("0.01", "0.03"):
+        flags = ("--learning_rate", rate, "--save_dir", tmp_path / f"lr{rate}")
+        assert train_tiny(*flags, report=True)[0].returncode == 0
+    assert len(list(tmp_path.glob("lr0.0?.history.csv"))) == 2

@@ -21,11 +21,27 @@ from networks.checkpoint_files import load_torch
 from networks.novelty import NOVELTY_LIMIT
 from system.files import save_figure, write_csv
 from system.messages import one_line
+from system.outputs import Output, lock_path, path_beside
 from training.features import Settings
 from training.fitting import Evaluation
 from utils import SPLITS, DataFolder, load_image, thumbnail
 
 MAX_MISTAKES = 12  # in the gallery
+TABLES = ("history.csv", "categories.csv")
+FIGURES = ("curves.png", "confusion.png", "mistakes.png")
+UNREADABLE = "unreadable.csv"  # the images that were left out, if any
+
+
+def outputs_of(checkpoint: Path, has_report: bool) -> list[Output]:
+    """List the files that a training writes: the checkpoint and those beside it."""
+    tables = [UNREADABLE, *(TABLES if has_report else ())]
+    figures = FIGURES if has_report else ()
+    return [
+        Output("--save_dir", checkpoint, "checkpoint"),
+        Output("--save_dir", lock_path(checkpoint), "lock"),
+        *(Output("--save_dir", path_beside(checkpoint, t), "table of a training") for t in tables),
+        *(Output("--save_dir", path_beside(checkpoint, name), "figure") for name in figures),
+    ]
 
 
 def write_report(
@@ -52,25 +68,22 @@ def write_report(
     probs = evaluation.probs
     categories = list(data.class_to_idx)
     category_names = display_names(categories, names)
-    tables = {
-        "history.csv": history,
-        "categories.csv": category_table(categories, category_names, labels, probs),
-    }
+    tables = (history, category_table(categories, category_names, labels, probs))
     mistakes = mistakes_figure(
         data.root, files=data.paths("test"), labels=labels, probs=probs, names=category_names
     )
-    figures = {
-        "curves.png": plots.learning_curves(history, used_epoch=len(history)),
-        "confusion.png": plots.confusion_matrix(labels, probs.argmax(1), category_names),
-        "mistakes.png": mistakes,
-    }
+    figures = (
+        plots.learning_curves(history, used_epoch=len(history)),
+        plots.confusion_matrix(labels, probs.argmax(1), category_names),
+        mistakes,
+    )
     paths = []
-    for name, table in tables.items():
-        path = checkpoint.with_suffix(f".{name}")
+    for name, table in zip(TABLES, tables, strict=True):
+        path = path_beside(checkpoint, name)
         write_csv(path, [list(table[0]), *(list(row.values()) for row in table)])
         paths.append(path)
-    for name, figure in figures.items():
-        path = checkpoint.with_suffix(f".{name}")
+    for name, figure in zip(FIGURES, figures, strict=True):
+        path = path_beside(checkpoint, name)
         save_figure(figure, path)
         paths.append(path)
     return paths

@@ -101,6 +101,7 @@ class UnfinishedRun:
             return
         if resume:
             warn(f"--resume: nothing to resume in {self.folder}: starting from the beginning")
+        self._check_folder()
         self.remove()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +110,15 @@ class UnfinishedRun:
         text = json.dumps(inputs)
         write_atomically(self.folder / INPUTS_FILE, lambda file: file.write(text.encode()))
         self._write()
+
+    def _check_folder(self) -> None:
+        """Raise UserError if the folder, which will be replaced, is none of a training."""
+        if self.folder.exists() and not (self.folder / INPUTS_FILE).exists():
+            if not self.folder.is_dir() or any(self.folder.iterdir()):
+                raise UserError(
+                    f"{self.folder}: exists and is no folder of an unfinished training; name "
+                    "another --save_dir, or delete it"
+                )
 
     def _load(self) -> dict[str, Any]:
         """Return what `_write` wrote; a copy, since not every system replaces a file in use."""

@@ -13,6 +13,11 @@ from conftest import draw, held_by_another_process, not_root
 from system import outputs
 from system.messages import UserError
 
+
+def check(path, kind="checkpoint", inputs=()) -> None:
+    outputs.check_outputs([outputs.Output("--flag", path, kind)], inputs)
+
+
 # ---------------------------------------------------------------- output paths
 
 
@@ -29,19 +34,15 @@ def test_an_output_path_is_a_file_or_a_folder(tmp_path, text, file):
     (tmp_path / "folder.v2").mkdir()
     path = outputs.output_path(f"{tmp_path}/{text}", "default.pth")
     assert path == tmp_path / file
-    outputs.check_output("--flag", path, "checkpoint", [])
+    check(path)
     assert path.parent.is_dir() and not list(tmp_path.rglob("*.*th"))
-
-
-def check(path, kind="checkpoint", inputs=()) -> None:
-    outputs.check_output("--flag", path, kind, inputs)
 
 
 UNWRITABLE = {
     "below a file": "file/new/a.pth",
     "taken by a folder": "taken",
     "many folders": "/".join(["x"] * 2048) + "/a.pth",
-    "long name": "x" * 250 + ".pth",  # the files beside it have longer ones
+    "long name": "x" * 246 + ".pth",  # until it is complete, its name is longer
     "NUL": "a\0b.pth",
 }
 
@@ -110,6 +111,9 @@ CONTENTS = {
     "figure": b"\x89PNG\r\n",
     "ONNX model": b"\x08\x08\x12\x07pytorch ... preprocessing_version",
     "table of findings": b"finding,split",
+    "table of a training": b"epoch,loss",
+    "unfinished output": b"{",
+    "lock": b"process 1 on",
 }
 
 
@@ -147,6 +151,29 @@ def test_the_format_of_a_figure_is_known(tmp_path):
     check(tmp_path / "a.SVG", "figure")
 
 
+@pytest.mark.parametrize("other", ["a.png", "./a.png", "link to a.png"])
+def test_no_file_is_written_twice(tmp_path, other):
+    path = tmp_path / "a.png"
+    path.touch()
+    link(path)
+    names = {"--plot": str(path), "--heatmap": f"{tmp_path}/{other}"}
+    both = [outputs.Output(flag, name, "figure") for flag, name in names.items()]
+    with pytest.raises(UserError, match="^--heatmap .*: --plot writes that file, too; name"):
+        outputs.check_outputs(both, [])
+    outputs.check_outputs([both[0], outputs.Output("--heatmap", tmp_path / "b.png", "figure")], [])
+
+
+def test_files_beside_two_outputs_are_four():
+    names = {
+        "runs/lr0.01": "lr0.01.history.csv",
+        "runs/lr0.03": "lr0.03.history.csv",
+        "runs/model.pth": "model.history.csv",
+        "runs/model.v2.pth": "model.v2.history.csv",
+    }
+    for path, expected in names.items():
+        assert outputs.path_beside(path, "history.csv") == Path("runs", expected)
+
+
 # ---------------------------------------------------------------- locks
 
 
@@ -176,6 +203,16 @@ def test_what_a_killed_process_has_left_is_removed(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
             [*others, "model.pth.lock"]
         )
+
+
+def test_a_lock_does_not_follow_a_link(tmp_path):
+    """Not to a file that is there, nor to one that would be made."""
+    for name in ("letter.txt", "missing.txt"):
+        (tmp_path / "model.pth.lock").symlink_to(tmp_path / name)
+        with pytest.raises(UserError, match="cannot write model.pth.lock: .*symbolic link"):
+            outputs.lock("--flag", tmp_path / "model.pth").__enter__()
+        assert not (tmp_path / name).exists()
+        (tmp_path / "model.pth.lock").unlink()
 
 
 def test_a_lock_file_that_cannot_be_made_is_an_error(tmp_path):

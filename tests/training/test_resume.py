@@ -18,6 +18,7 @@ from conftest import (
     assert_error,
     draw,
     full_disk,
+    held_by_another_process,
     make_images,
     same_bits,
     state_of,
@@ -162,7 +163,7 @@ def test_garbage_is_not_resumed(checkpoint, content):
 
 def test_a_file_where_the_folder_should_be_is_an_error(checkpoint):
     (checkpoint.parent / "model.pth.unfinished").touch()
-    with pytest.raises(UserError, match="model.pth.unfinished: cannot make it: File exists"):
+    with pytest.raises(UserError, match="model.pth.unfinished: exists and is no folder of an unf"):
         start_run(checkpoint)
 
 
@@ -328,6 +329,18 @@ def test_a_signal_during_the_report_keeps_its_promise(data, tiny, call, tmp_path
 
 
 def test_a_training_locks_its_checkpoint(data, tiny, call, tmp_path):
-    (tmp_path / "model.pth.lock").mkdir()
+    lock = f"lock('', {str(tmp_path / 'model.pth')!r})"
+    with held_by_another_process("from system.outputs import lock", lock):
+        done = call("train.py", *words(data, tmp_path))
+    assert_error(done, "--save_dir", "model.pth: process", "is writing it")
+
+
+def test_a_folder_that_is_of_no_training_is_not_deleted(data, tiny, call, tmp_path):
+    letter = tmp_path / "model.pth.unfinished" / "letter.txt"
+    letter.parent.mkdir()
+    letter.write_text("mine")
     done = call("train.py", *words(data, tmp_path))
-    assert_error(done, "--save_dir", "model.pth.lock: Is a directory")
+    assert_error(done, "model.pth.unfinished: exists and is no folder of an unfinished training")
+    assert letter.read_text() == "mine"
+    letter.unlink()
+    assert call("train.py", *words(data, tmp_path)).returncode == 0
