@@ -46,7 +46,7 @@ CROP_RATIO = (3 / 4, 4 / 3)  # width to height of a random view
 MAX_ASPECT = 64  # a plain view of a longer image is of its middle
 # Raise it when decoding, color, crop or resize changes: stored features, checkpoints and ONNX files
 # carry it, and what was made with another version is not used.
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 
 
 # ---------------------------------------------------------------- data folders

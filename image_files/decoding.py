@@ -4,31 +4,44 @@ import contextlib
 import functools
 import importlib
 import io
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageOps
 
-from image_files.file_types import describe_file, file_type
+from image_files.file_types import CONVERT, describe_file, file_type
 from system.files import check_regular_file
 from system.messages import UserError, shorten
 
-# Tags of TIFF 6.0.
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+# Tags of TIFF 6.0, and of EXIF.
+SUBFILE_TYPE, BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 254, 258, 262, 274, 339
 MAXIMUM_TAGS = (341, 281)
 MINIMUM_TAGS = (340, 280)
-WHITE_IS_ZERO, SIGNED = 0, 2
+REDUCED, WHITE_IS_ZERO, SIGNED = 1, 0, 2
 FLOAT_MAXIMA = (1, 255, 65535)  # of float images without tags
 INTEGER_MAXIMA = (255, 65535, 2**31 - 1)  # of 32-bit integers without tags
 CLIPPED = 1e-3  # fraction of pixels that may be above the maximum
 NEARLY = 16  # of 255: an image whose pixels are all closer to black, or to white, is reported
 SRGB_TOLERANCE = 3  # of 255: a profile that changes no color by more is taken for sRGB
 THUMBNAIL = 512  # pixels of the longer side
-MAX_IN_MEMORY = 2**28  # bytes of a file that is read at once: 256 MB
+MAX_IN_MEMORY = 2**26  # bytes of a file that is read at once: 64 MB
+# Together with a program of 0.3 GB, nothing that is decoded takes more than 1.2 GB.
+MAX_DECODED = 8 * 10**8  # bytes for the pixels of an image, and for its decoder
+# Bytes a pixel at the peak of decoding: the most that was measured with Pillow 12.
+DECODED_BYTES = {"PNG": 4, "WEBP": 16, "JPEG2000": 20, "AVIF": 10, "HEIF": 12}
+OTHER_BYTES = 8  # progressive JPEG with four channels, TIFF in one strip
+LARGE = 2**24  # pixels; a larger image is reduced before its colors are converted
+MAX_NARROW = 2**26  # pixels of an image whose short side is too short to be reduced
+MAX_NARROW_DEEP = 2**24  # if a sample has more than 8 bits
+BAND = 2**22  # pixels that are reduced at once
+MAX_SCANNED = 2**32  # pixels times scans of a JPEG: some 6 seconds
+START_OF_SCAN = b"\xff\xda"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_BITS = 24  # offset of the byte with the bits of a sample
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")  # chunks that may be too large for Pillow, or damaged
 
 Report = Callable[[str], object]
@@ -58,7 +71,8 @@ def decode(file: BinaryIO, name: str | os.PathLike, min_side: int, report: Repor
     """Decode an image file to RGB.
 
     Of several frames the first one is used. A large JPEG is decoded at a half, quarter or eighth of
-    its size ("draft mode"), but its sides stay at least `min_side` pixels.
+    its size ("draft mode"); another image of more than LARGE pixels is reduced by a whole number.
+    The sides stay at least `min_side` pixels.
 
     Args:
         file: from `open_file`.
@@ -66,16 +80,19 @@ def decode(file: BinaryIO, name: str | os.PathLike, min_side: int, report: Repor
         report: called with a line that names the file if something had to be guessed.
 
     Raises:
-        UserError: the file is not an image, or is damaged.
+        UserError: the file is not an image, is damaged, or would take too much memory or time.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual metadata; an error still raises
             with open_image(file, name, report) as image:
-                if image.format == "EPS":  # Pillow would run Ghostscript on it
-                    raise OSError("EPS is a program, not an image")
-                pixels = _load(image, file, min_side)
                 tags = dict(getattr(image, "tag_v2", {}))
+                _check_size(image, file, min_side)
+                _check_content(image, tags)
+                pixels = _load(image, file, min_side)
+                if image.format == "PNG" and "transparency" in image.info:
+                    pixels = _apply_transparent_color(pixels, file, name)
+                pixels = _reduce(pixels, min_side)
                 return _to_srgb(_upright(pixels), tags, lambda line: report(f"{name}: {line}"))
     except Image.UnidentifiedImageError as error:
         raise UserError(f"{name}: {describe_file(file)}") from error
@@ -85,6 +102,75 @@ def decode(file: BinaryIO, name: str | os.PathLike, min_side: int, report: Repor
         raise UserError(f"{name}: too large: {error}") from error
     except Exception as error:  # a decoder's error about a damaged file
         raise UserError(f"{name}: damaged image: {shorten([str(error)])}") from error
+
+
+# ---------------------------------------------------------------- limits
+
+
+def _check_content(image: Image.Image, tags: Tags) -> None:
+    """Raise OSError if what Pillow would read is not the image that a person sees."""
+    if image.format == "EPS":  # Pillow would run Ghostscript on it
+        raise OSError("EPS is a program, not an image")
+    if int(_number(tags.get(SUBFILE_TYPE)) or 0) & REDUCED:
+        raise OSError(
+            f"only a preview of {image.width} x {image.height} pixels can be read, as of a "
+            f"camera's RAW file: {CONVERT}"
+        )
+
+
+def _check_size(image: Image.Image, file: BinaryIO, min_side: int) -> None:
+    """Check that decoding an image takes at most 1 GB, and some seconds.
+
+    Raises:
+        Image.DecompressionBombError: it would take more.
+    """
+    pixels = image.width * image.height
+    most = MAX_DECODED // DECODED_BYTES.get(image.format or "", OTHER_BYTES)
+    if min(image.size) < 2 * min_side:  # it cannot be reduced
+        most = min(most, MAX_NARROW_DEEP if _is_deep(image) else MAX_NARROW)
+    if pixels > most:
+        raise Image.DecompressionBombError(
+            f"{image.width:,} x {image.height:,} pixels; of an image like this, {most / 1e6:.0f} "
+            "million are read at most"
+        )
+    if image.format == "JPEG" and pixels > MAX_SCANNED // 2**16:
+        scans = _read(file).count(START_OF_SCAN)
+        if pixels * scans > MAX_SCANNED:
+            raise Image.DecompressionBombError(
+                f"{image.width:,} x {image.height:,} pixels in {scans} scans"
+            )
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether an image has more than 8 bits a sample, as Pillow decodes it."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def _reduce(image: Image.Image, min_side: int) -> Image.Image:
+    """Return a large image at a fraction of its size: means of factor x factor pixels.
+
+    Rows are converted band by band, so that there is no second copy of all pixels.
+    """
+    factor = min(image.size) // min_side
+    if image.width * image.height <= LARGE or factor < 2:
+        return image
+    mode = image.mode
+    if image.has_transparency_data and not _is_deep(image):
+        mode = "RGBA"
+    elif mode.startswith("I"):
+        mode = "I"
+    elif mode not in ("L", "RGB", "CMYK", "F"):
+        mode = "RGB"
+    rows = max(1, BAND // (image.width * factor)) * factor
+    width, height = (math.ceil(side / factor) for side in image.size)
+    reduced = Image.new(mode, (width, height))
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        reduced.paste(band.convert(mode).reduce(factor), (0, top // factor))
+    reduced.info = {n: v for n, v in image.info.items() if n != "transparency" or mode != "RGBA"}
+    with contextlib.suppress(Exception):  # see `_upright`
+        reduced.getexif()[ORIENTATION] = image.getexif()[ORIENTATION]
+    return reduced
 
 
 # ---------------------------------------------------------------- files with good pixels
@@ -102,7 +188,7 @@ def open_image(file: BinaryIO, name: str | os.PathLike, report: Report) -> Image
     except (Image.UnidentifiedImageError, ValueError):  # the latter of limits for compressed text
         if file_type(file) == "HEIC" and _register_heif():
             return Image.open(file)
-        content = _read(file)
+        content = _read(file, MAX_IN_MEMORY)
         if not content.startswith(PNG_SIGNATURE):
             raise
     with contextlib.suppress(Image.UnidentifiedImageError, ValueError):
@@ -113,9 +199,9 @@ def open_image(file: BinaryIO, name: str | os.PathLike, report: Report) -> Image
     return image
 
 
-def _read(file: BinaryIO) -> bytes:
+def _read(file: BinaryIO, size: int = -1) -> bytes:
     file.seek(0)
-    return file.read()
+    return file.read(size)
 
 
 def _load(image: Image.Image, file: BinaryIO, min_side: int) -> Image.Image:
@@ -123,7 +209,7 @@ def _load(image: Image.Image, file: BinaryIO, min_side: int) -> Image.Image:
     try:
         return _decode_pixels(image, min_side)
     except OSError:
-        if image.format != "JPEG":
+        if image.format != "JPEG" or file.seek(0, os.SEEK_END) > MAX_IN_MEMORY:
             raise
         return _decode_without_end(_read(file), min_side)
 
@@ -145,15 +231,15 @@ def _register_heif() -> bool:
 
 
 def _without(png: bytes, names: Sequence[bytes]) -> bytes:
-    """Return a PNG file without its chunks of these names."""
-    chunks = [PNG_SIGNATURE]
+    """Return a PNG file without its chunks of these names, up to the first that has none."""
+    kept = bytearray(PNG_SIGNATURE)
     position = len(PNG_SIGNATURE)
-    while position < len(png):
+    while (name := png[position + 4 : position + 8]).isalpha():
         end = position + 12 + int.from_bytes(png[position : position + 4], "big")
-        if png[position + 4 : position + 8] not in names:
-            chunks.append(png[position:end])
+        if name not in names:
+            kept += png[position:end]
         position = end
-    return b"".join(chunks)
+    return bytes(kept)
 
 
 def _decode_without_end(jpeg: bytes, min_side: int) -> Image.Image:
@@ -174,12 +260,41 @@ def _decode_without_end(jpeg: bytes, min_side: int) -> Image.Image:
     return image
 
 
+def _apply_transparent_color(
+    image: Image.Image, file: BinaryIO, name: str | os.PathLike
+) -> Image.Image:
+    """Return a PNG with its transparent color in the values that its pixels have.
+
+    The file has the color with its own bits a sample: of 2 bits, Pillow makes 1 to 85, and of 16
+    bits, it reads the upper 8 only.
+    """
+    color = image.info["transparency"]
+    file.seek(PNG_BITS)
+    bits = file.read(1)[0]
+    if image.mode in ("1", "L") and bits < 8:
+        image.info["transparency"] = color * 255 // (2**bits - 1)
+    elif image.mode == "RGB" and bits == 16:
+        lower: Any = open_image(file, name, lambda line: None)
+        codec, extents, offset, _ = lower.tile[0]
+        lower.tile = [(codec, extents, offset, "RGB;16L")]
+        lower.load()
+        channels = [*image.split(), *lower.split()]
+        values = [value >> 8 for value in color] + [value & 255 for value in color]
+        opaque = Image.new("L", image.size)
+        for channel, value in zip(channels, values, strict=True):
+            different = channel.point([255 * (level != value) for level in range(256)])
+            opaque = ImageChops.lighter(opaque, different)
+        image.putalpha(opaque)
+        del image.info["transparency"]
+    return image
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    """Return an image as its EXIF orientation says, or unchanged if its EXIF data are invalid."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # Pillow raises a dozen types for garbage; the pixels are decoded already
-        return image
+    """Turn an image as its EXIF orientation says, and return it; not if its EXIF is invalid."""
+    # Pillow raises a dozen types for garbage; the pixels are decoded already.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 # ---------------------------------------------------------------- values and colors
@@ -188,12 +303,13 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_srgb(image: Image.Image, tags: Tags, report: Report) -> Image.Image:
     """Convert any of Pillow's modes to RGB: transparency on white, by its color profile."""
     profile = image.info.get("icc_profile")
-    if image.mode == "F" or image.mode.startswith("I"):
+    if _is_deep(image):
         image = _to_8_bits(image, tags, report)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("RGB")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        image = white
     elif image.mode not in ("L", "RGB", "CMYK"):
         image = image.convert("RGB")
     if profile:
@@ -204,7 +320,7 @@ def _to_srgb(image: Image.Image, tags: Tags, report: Report) -> Image.Image:
             transform = None
         if transform:
             return ImageCms.applyTransform(image, transform) or image
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @functools.lru_cache(maxsize=64)

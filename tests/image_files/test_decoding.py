@@ -3,12 +3,14 @@
 import io
 import re
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw, not_root
+from conftest import ROOT, TIMEOUT, draw, not_root
 from PIL import Image, ImageCms
 
 from image_files import decoding
@@ -19,11 +21,11 @@ SIDE = 64
 RAMP = np.add.outer(np.arange(SIDE), np.arange(SIDE)) * 2  # (64, 64), 0-252, as seen by people
 
 
-def read(path: Path) -> tuple[np.ndarray, list[str]]:
+def read(path: Path, min_side: int = 512) -> tuple[np.ndarray, list[str]]:
     """Decode an image: its pixels as int, and the reported lines."""
     lines: list[str] = []
     with open_file(path) as file:
-        return np.asarray(decode(file, path, 512, lines.append)).astype(int), lines
+        return np.asarray(decode(file, path, min_side, lines.append)).astype(int), lines
 
 
 def tiff(path: Path, data: bytes, bits: int, sample_format: int = 1, photometric: int = 1, **tags):
@@ -226,6 +228,34 @@ def test_every_format_and_mode_becomes_rgb_whatever_the_name(tmp_path, case):
     assert abs(pixels - expected.round()).max() <= tolerance
 
 
+NO_JPEG = [case for case in FORMATS if "jpeg" not in case and case != "png I;16, transparent"]
+
+
+@pytest.mark.parametrize("case", NO_JPEG)
+def test_a_large_image_is_reduced_before_its_colors_are_converted(tmp_path, monkeypatch, case):
+    """Pixels are means of 2 x 2 pixels; with a part of the rows at a time."""
+    write, expected, tolerance = FORMATS[case]
+    write(tmp_path / "image")
+    expected = np.broadcast_to(np.float64(expected).reshape(30, 40, -1), (30, 40, 3))
+    means = expected.reshape(15, 2, 20, 2, 3).mean((1, 3))
+    monkeypatch.setattr(decoding, "LARGE", 1199)
+    monkeypatch.setattr(decoding, "BAND", 320)
+    pixels, _ = read(tmp_path / "image", min_side=15)
+    assert pixels.shape == (15, 20, 3)
+    assert abs(pixels - means).max() <= tolerance + 5
+    assert read(tmp_path / "image", min_side=16)[0].shape == (30, 40, 3)
+
+
+def test_a_large_image_is_reduced_and_upright(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(tmp_path / "a.tif", exif=exif)
+    monkeypatch.setattr(decoding, "LARGE", 1199)
+    pixels, _ = read(tmp_path / "a.tif", min_side=15)
+    means = np.rot90(RGB, -1).reshape(20, 2, 15, 2, 3).mean((1, 3))
+    assert abs(pixels - means).max() <= 1
+
+
 def test_a_decompression_bomb_is_refused(tmp_path):
     """The header of a small file declares 100,000 x 100,000 pixels."""
     path = tmp_path / "bomb.png"
@@ -235,6 +265,113 @@ def test_a_decompression_bomb_is_refused(tmp_path):
     path.write_bytes(png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:])
     with pytest.raises(UserError, match=f"^{re.escape(str(path))}: too large: "):
         read(path)
+
+
+PEAK = """
+import sys
+import utils
+try:
+    utils.load_plain_view(sys.argv[1])
+    print("read")
+except utils.UserError as error:
+    print(error)
+lines = open("/proc/self/status").read().splitlines()
+print(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+"""
+
+
+def png_of_zeros(path: Path, side: int, bits: int, color_type: int) -> None:
+    """Write a PNG of side x side pixels that are all 0."""
+    channels = {0: 1, 6: 4}[color_type]
+    row = bytes(1 + side * channels * bits // 8)
+    compressor = zlib.compressobj(1)
+    pixels = b"".join(compressor.compress(row) for _ in range(side)) + compressor.flush()
+    header = struct.pack(">IIBBBBB", side, side, bits, color_type, 0, 0, 0)
+    path.write_bytes(png_of([(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]))
+
+
+def png_of(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """Return a PNG of these chunks."""
+    content = decoding.PNG_SIGNATURE
+    for name, data in chunks:
+        content += struct.pack(">I", len(data)) + name + data
+        content += struct.pack(">I", zlib.crc32(name + data))
+    return content
+
+
+def webp_of_zeros(path: Path) -> None:
+    Image.new("RGB", (8000, 8000)).save(path, "WEBP", quality=1, method=0)
+
+
+LARGE_FILES = {
+    "16 bits": (lambda path: png_of_zeros(path, 13_300, 16, 0), "read"),
+    "RGBA": (lambda path: png_of_zeros(path, 10_000, 8, 6), "read"),
+    "WebP": (webp_of_zeros, "too large: 8,000 x 8,000 pixels; of an image like this, 50 million"),
+    "a PNG that goes on with zeros": (
+        lambda path: path.write_bytes(decoding.PNG_SIGNATURE + bytes(10**8)),
+        "not an image",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LARGE_FILES)
+def test_no_image_takes_more_than_a_gigabyte(tmp_path, case):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("this system has no /proc, which says how much memory a process took")
+    write, expected = LARGE_FILES[case]
+    write(tmp_path / "image")
+    command = [sys.executable, "-c", PEAK, tmp_path / "image"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+    line, kilobytes = done.stdout.splitlines()
+    assert expected in line
+    assert int(kilobytes) * 1024 < 1.0e9
+
+
+def test_a_jpeg_of_many_scans_is_refused(tmp_path):
+    """Each costs as much time as all pixels, and the last one may be as short as 59 bytes."""
+    photo((300, 300)).convert("L").save(tmp_path / "a.jpg", progressive=True)
+    assert read(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    last = content[content.rfind(decoding.START_OF_SCAN) : -2]
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + last * 50_000 + content[-2:])
+    with pytest.raises(UserError, match="too large: 300 x 300 pixels in 5.... scans"):
+        read(tmp_path / "a.jpg")
+
+
+def test_a_preview_is_not_taken_for_the_photograph(tmp_path):
+    photo().save(tmp_path / "a.nef", "TIFF", tiffinfo={254: 1})
+    with pytest.raises(UserError, match="only a preview of 150 x 120 pixels can be read, as of a"):
+        read(tmp_path / "a.nef")
+
+
+def packed(values: np.ndarray, bits: int) -> bytes:
+    """Return samples (height, width, channels) as the rows of a PNG: with filter 0, compressed."""
+    rows = []
+    for row in values.reshape(len(values), -1).tolist():
+        digits = "".join(f"{value:0{bits}b}" for value in row)
+        rows.append(bytes(1) + int(digits, 2).to_bytes(len(digits) // 8, "big"))
+    return zlib.compress(b"".join(rows))
+
+
+@pytest.mark.parametrize(
+    ("bits", "color_type"), [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2)]
+)
+def test_the_transparent_color_of_a_png_has_the_files_bits(tmp_path, bits, color_type):
+    """Of 16 bits, one color differs from it in the lower 8 only."""
+    channels = 3 if color_type else 1
+    most = 2**bits - 1
+    values = np.random.default_rng(0).integers(0, most + 1, (16, 16, channels))
+    values[8:] = values[0, 0]
+    values[9, 9, 0] ^= 1
+    header = struct.pack(">IIBBBBB", 16, 16, bits, color_type, 0, 0, 0)
+    color = struct.pack(f">{channels}H", *values[0, 0])
+    chunks = [(b"IHDR", header), (b"tRNS", color), (b"IDAT", packed(values, bits)), (b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(png_of(chunks))
+    pixels, _ = read(tmp_path / "a.png")
+    is_transparent = (values == values[0, 0]).all(-1, keepdims=True)
+    expected = np.broadcast_to(np.where(is_transparent, 255, values * 255 / most), (16, 16, 3))
+    assert not is_transparent[9, 9] and is_transparent.sum() >= 127
+    assert abs(pixels - expected).max() <= 1
 
 
 def test_a_program_in_postscript_is_not_executed(tmp_path):
