@@ -156,15 +156,16 @@ def check_data_folder(
         seconds = count * seconds_per_view(arch, data.root, train, settings)
         seconds = float(f"{seconds:.2g}")  # two significant digits
     print(f"features: {count} views in about {seconds:.10g} seconds on this machine")
-    print(f"to train: --output_cat {len(data.class_to_idx)}")
     findings.append(Finding("seconds", detail=f"{seconds:.10g}"))
     if table:
         write_findings(table, findings)
+        print(one_line(f"saved {table}"))
     problems = list(find_problems(readable))
     if strict and errors:
         problems.append(f"{len(errors)} images cannot be read (--strict)")
     if problems:
         raise UserError(f"{data.root}: training would refuse it: {'; '.join(problems[:5])}")
+    print(f"to train: --output_cat {len(data.class_to_idx)}")
     return findings, data
 
 

@@ -16,6 +16,8 @@ from utils import ImageFile
 
 # Findings for which an image may be left out of a training.
 REASONS = ("unreadable", "duplicate", "near-duplicate", "suspect label", "outlier")
+WORST_FIRST = ("unknown category", "empty category", "unreadable", "duplicate", "look-alike")
+ELSEWHERE = ("in another split and category", "in another category", "in another split")
 DELIMITERS = (",", ";", "\t")  # of CSV files; spreadsheets of some languages write the second
 
 
@@ -72,13 +74,25 @@ def compare(image: ImageFile, other: ImageFile) -> str:
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
-    """Print a line for each kind of finding, with how many there are, and the first ones."""
-    kinds: dict[str, list[str]] = {}
+    """Print a line for each kind and cause of findings, with their number and the first ones.
+
+    The worst ones come first: what training refuses or leaves out, then what makes it learn or
+    report something false.
+    """
+    groups: dict[tuple[int, int, str], list[str]] = {}
     for f in findings:
         subject = f.path or f"{f.split}/{f.category}"
-        kinds.setdefault(f.finding, []).append(f"{subject} ({f.detail})")
-    for kind, examples in kinds.items():
-        print(one_line(f"{kind}: {len(examples)}: {shorten(examples)}"))
+        heading, place, example = f.finding, 0, f"{subject} ({f.detail})"
+        if f.finding == "unreadable":  # images of a format, for example, have one reason
+            heading, example = f"unreadable, {f.detail}", subject
+        elif f.detail.startswith(ELSEWHERE):
+            where, _, other = f.detail.partition(": ")
+            heading, example = f"{f.finding} {where}", f"{subject} ({other})"
+            place = ELSEWHERE.index(where) - len(ELSEWHERE)
+        severity = WORST_FIRST.index(f.finding) if f.finding in WORST_FIRST else len(WORST_FIRST)
+        groups.setdefault((severity, place, heading), []).append(example)
+    for (_, _, heading), examples in sorted(groups.items(), key=lambda item: item[0][:2]):
+        print(one_line(f"{heading}: {len(examples)}: {shorten(examples)}"))
 
 
 def write_findings(path: str | os.PathLike, findings: Iterable[Finding]) -> None:

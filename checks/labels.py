@@ -91,7 +91,8 @@ def check_labels(
     is_correct = result.probs.argmax(1) == labels
     accuracy = accuracy_findings(is_correct[is_counted])
     print(
-        f"accuracy {accuracy[0].detail}, standard error {accuracy[1].detail}: "
+        f"accuracy {float(accuracy[0].detail):.1%}, standard error "
+        f"{float(accuracy[1].detail):.1%}: "
         f"{int(is_counted.sum())} images of train and valid, by networks that did not see them"
     )
     count = int((~result.is_valid).sum())

@@ -228,10 +228,11 @@ def test_every_format_and_mode_becomes_rgb_whatever_the_name(tmp_path, case):
     assert abs(pixels - expected.round()).max() <= tolerance
 
 
-NO_JPEG = [case for case in FORMATS if "jpeg" not in case and case != "png I;16, transparent"]
+NOT_MEANS = ("png I;16, transparent", "tiff I, 32 bits")  # their values follow from all pixels
+REDUCED = [case for case in FORMATS if "jpeg" not in case and case not in NOT_MEANS]
 
 
-@pytest.mark.parametrize("case", NO_JPEG)
+@pytest.mark.parametrize("case", REDUCED)
 def test_a_large_image_is_reduced_before_its_colors_are_converted(tmp_path, monkeypatch, case):
     """Pixels are means of 2 x 2 pixels; with a part of the rows at a time."""
     write, expected, tolerance = FORMATS[case]
