@@ -15,7 +15,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     import os
     import sys
 
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # not beside a link to it
     from system import scripts
 
     scripts.prepare("predict.py")
@@ -26,6 +26,7 @@ import itertools
 import math
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -41,8 +42,8 @@ from inference.onnx_model import is_onnx
 from inference.predictor import Predictor, Probabilities
 from system import arguments, devices, scripts
 from system.arguments import whole_number
-from system.files import save_figure, sha256_of
-from system.messages import UserError, is_first_process, one_line, warn
+from system.files import check_regular_file, save_figure, sha256_of
+from system.messages import UserError, is_first_process, one_line, progress, warn
 from system.outputs import Output, check_outputs
 from system.scripts import import_optional
 from system.torchrun import is_alone, process_group, scatter_and_gather
@@ -155,6 +156,9 @@ def load_predictor(path: str | os.PathLike) -> Predictor:
                 f"{onnx_model.REMEDY}"
             )
         return model
+    check_regular_file(path)
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: neither a checkpoint of train.py nor an ONNX file (FILE.onnx)")
     import_optional(f"{path}: a checkpoint", "torch")
     from model import load_checkpoint  # here, because it imports torch
 
@@ -384,17 +388,35 @@ def predict_many(model: Predictor, args: argparse.Namespace) -> int:
             count = output.done.total()
             if count:
                 already = f", {count} were in {args.output} already"
-            stream = predict_all(output.missing(paths))
+            missing: Iterable[str] = output.missing(paths)
+            if "-" not in args.input:  # a list that may have no end
+                missing = list(missing)
+            stream = predict_all(missing)
             if args.format:
                 stream = print_results(stream, args.format)
-            is_hidden = bool(args.quiet or args.format or not sys.stderr.isatty())
-            output.write(tqdm(stream, unit=" images", disable=is_hidden))
+            elif not args.quiet:
+                stream = show_progress(stream, count, missing)
+            output.write(stream)
     else:
         stream = print_results(predict_all(paths), args.format or "table")
         collections.deque(stream, maxlen=0)
     if not args.quiet:
         print(f"{summary}{already}", file=sys.stderr)
     return summary.unreadable
+
+
+def show_progress(
+    stream: Iterator[results.Result], done: int, missing: Iterable[str]
+) -> Iterator[results.Result]:
+    """Yield results and show progress: with the time left if it is known which images are missing.
+
+    Args:
+        done: number of images that were done before.
+    """
+    if isinstance(missing, list):
+        total = done + len(missing)
+        return progress(stream, total, "images", size=lambda _: 1, done=done, delay=1)
+    return iter(tqdm(stream, unit=" images", disable=not sys.stderr.isatty()))
 
 
 def evaluate(model: Predictor, args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     import os
     import sys
 
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # `python -P` does not
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # not beside a link to it
     from system import scripts
 
     scripts.prepare("train.py")

@@ -122,13 +122,17 @@ class _Cache:
         """Return the digest of a file with this status, or ""."""
         if self.database is not None:
             query = "SELECT digest FROM files WHERE path = ? AND status = ?"
-            with contextlib.suppress(sqlite3.Error):
+            # A damaged row may have any type, or bytes that are not text.
+            with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
                 row = self.database.execute(query, (_key(file), status.text)).fetchone()
-                return row[0] if row else ""
+                digest = str(row[0])[: 2 * DIGEST_BYTES] if row else ""
+                if row and row[0] == digest + _checksum(_key(file), status.text, digest):
+                    return digest
         return ""
 
     def add(self, rows: list[tuple[bytes, str, str]]) -> None:
         """Store the digests of files: key, text of the status, digest."""
+        rows = [(key, text, digest + _checksum(key, text, digest)) for key, text, digest in rows]
         if self.database is not None:
             with contextlib.suppress(sqlite3.Error), self.database:
                 self.database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
@@ -141,3 +145,9 @@ class _Cache:
 
 def _key(file: str) -> bytes:
     return os.fsencode(os.path.abspath(file))
+
+
+def _checksum(key: bytes, status: str, digest: str) -> str:
+    """Return a checksum of a row: a wrong digest would leave out an image for ever."""
+    content = b"\0".join([key, status.encode(), digest.encode()])
+    return hashlib.blake2b(content, digest_size=4).hexdigest()

@@ -156,7 +156,10 @@ def export_onnx(
                 proto.metadata_props.add(key=key, value=text)
             content = proto.SerializeToString(deterministic=True)
     except Exception as error:  # versions that do not fit together, or protobuf's limit of 2 GB
-        reason = f"{type(error).__name__}: {shorten([str(error)])}"
+        cause: BaseException = error  # of torch's own errors, which tell how to debug an export
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = f"{type(cause).__name__}: {shorten([str(cause)])}"
         raise UserError(f"{path}: the ONNX exporter of torch failed: {reason}") from error
     write_atomically(path, lambda file: file.write(content))
 

@@ -14,7 +14,7 @@ import numpy as np
 from inference.predictor import Predictor
 from system.devices import available_cores
 from system.files import check_regular_file, is_text, is_within
-from system.messages import UserError, shorten
+from system.messages import UserError, end_of
 from system.scripts import import_optional
 
 MEMORY_LIMIT = 4 * 2**30  # bytes for a pass on a CPU; 128 images of 224 pixels need 3.7 GB
@@ -96,7 +96,9 @@ class OnnxModel(Predictor):
         except OSError as error:
             raise UserError(f"{self.path}: cannot read it: {error.strerror}") from error
         except Exception as error:
-            reason = shorten([str(error)])
+            reason = end_of(str(error))
+            if "IR version" in reason or "opset" in reason:
+                reason += "; upgrade onnxruntime"
             raise UserError(
                 f"{self.path}: not a model that onnxruntime can run: {reason}"
             ) from error
@@ -168,7 +170,7 @@ class OnnxModel(Predictor):
         try:
             probs, *others = opened.session.run(None, {"images": views})
         except Exception as error:
-            reason = shorten([str(error)])
+            reason = end_of(str(error))
             raise UserError(
                 f"{self.path}: onnxruntime failed: {reason}; less memory is needed with a smaller "
                 "--batch_size"

@@ -1,6 +1,7 @@
 """The command line: its parser, types of values, errors, warnings and progress."""
 
 import argparse
+import difflib
 import math
 import re
 import sys
@@ -28,7 +29,11 @@ class ArgumentParser(argparse.ArgumentParser):
         self.triples = triples
 
     def error(self, message: str):
-        raise UserError(f"{message}; see --help")
+        unknown, *_ = re.findall(r"^unrecognized arguments: (--\w[\w-]*)", message) or [""]
+        flags = re.findall(r"--\w+", self.format_usage())
+        similar = difflib.get_close_matches(unknown, flags, n=1)
+        hint = f"did you mean {similar[0]}?" if similar else "see --help"
+        raise UserError(f"{message}; {hint}")
 
     def _print_message(self, message: str, file=None) -> None:
         """Print --help; argparse itself ignores that standard output is full."""

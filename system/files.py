@@ -46,7 +46,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
 
 def temporary_path(path: Path) -> Path:
     """Return where this process writes a file before it has its name."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.parent / f".{path.name}.{os.getpid()}.tmp"
 
 
 def check_regular_file(path: str | os.PathLike) -> os.stat_result:
@@ -61,8 +61,10 @@ def check_regular_file(path: str | os.PathLike) -> os.stat_result:
         raise UserError(f"{path}: cannot read it: {error.strerror}") from error
     except ValueError as error:  # such as a NUL in the path
         raise UserError(f"{path}: not a valid path: {error}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path}: is a folder, not a file")
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: not a file")
+        raise UserError(f"{path}: not a file, but a pipe or a device")
     if not status.st_size:
         raise UserError(f"{path}: empty")
     return status

@@ -37,6 +37,12 @@ def shorten(words: Iterable[str], limit: int = 5) -> str:
     return ", ".join(w[:200] for w in words[:limit]) + (", ..." if len(words) > limit else "")
 
 
+def end_of(text: str) -> str:
+    """Return the end of a message of another library, where the reason stands."""
+    text = one_line(text)
+    return text if len(text) <= 300 else f"... {text[-300:]}"
+
+
 def progress(
     batches: Iterable[T],
     total: int,

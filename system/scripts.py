@@ -138,6 +138,8 @@ def import_optional(purpose: str, *packages: str) -> list[ModuleType]:
     Raises:
         UserError: one of them is missing, or does not work on this machine.
     """
+    # onnxruntime, 1.32 for example, would store a number of the machine, and events to be sent.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         with silenced(), delayed_signals():
             return [importlib.import_module(package) for package in packages]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ from evaluation import plots
 from image_files import folders
 from image_files.names import load_names
 from model import load_checkpoint
+from system import messages
 from system.messages import UserError
 
 TEST_IMAGE = "test/2/test_0.jpg"
@@ -340,6 +342,22 @@ def test_under_torchrun_one_image_is_printed_once(predict_image, monkeypatch, ra
     assert done.stdout.count("probability") == rows
 
 
+def test_without_a_terminal_progress_is_a_line_with_the_time_left(
+    predict_images, images, tmp_path, monkeypatch
+):
+    """Also of a resumed run, which has done some images already."""
+    clock = SimpleNamespace(monotonic=itertools.count(0, 2).__next__)  # 2 seconds an image
+    monkeypatch.setattr(messages, "time", clock)
+    table = tmp_path / "out.csv"
+    paths = [images / path for path in all_images(images)]
+    done = predict_images("--output", table, inputs=paths[:2])
+    assert re.findall(r"^images: 1/2, \d+ s left$", done.stderr, re.MULTILINE)
+    done = predict_images("--output", table, "--resume", inputs=paths[:8])
+    lines = re.findall(r"^images: (\d)/8, \d+ s left$", done.stderr, re.MULTILINE)
+    assert lines == list("345678")
+    assert "left" not in predict_images("--output", table, "--quiet", inputs=paths).stderr
+
+
 # ---------------------------------------------------------------- evaluation
 
 
@@ -444,7 +462,7 @@ def test_a_missing_file_of_names_is_reported(predict_image):
 
 def test_a_file_that_is_no_checkpoint_is_reported(predict_image, tmp_path):
     done = predict_image(**{"--checkpoint": tmp_path})
-    assert_error(done, tmp_path, "is a folder, not a checkpoint")
+    assert_error(done, tmp_path, "is a folder, not a file")
 
 
 ONNX = "--checkpoint c.onnx --input a.jpg"

@@ -1,7 +1,9 @@
 """image_files/digests.py: content identifies a file; the cache is trusted only where it is safe."""
 
+import contextlib
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -106,7 +108,7 @@ def test_what_cannot_be_read_has_a_reason(folder, tmp_path):
     files = list(digest_files(folder, ["a", "empty", "missing", "pipe"], tmp_path / "cache"))
     assert [bool(file.digest) for file in files] == [True, False, False, False]
     reasons = [file.error.removeprefix(f"{folder / file.path}: ") for file in files]
-    assert reasons[1] == "empty" and reasons[3] == "not a file"
+    assert reasons[1] == "empty" and reasons[3].startswith("not a file, but a pipe")
     assert "No such file" in reasons[2]
 
 
@@ -121,3 +123,12 @@ def test_a_cache_that_cannot_be_used_is_not_needed(folder, tmp_path, damage):
     else:
         (cache / CACHE_FILE).write_bytes(damage)
     assert digest(folder, cache) == expected
+
+
+@pytest.mark.parametrize("value", ["x'ff00'", "7", "NULL", "replace(digest, 'a', 'b')"])
+def test_a_damaged_row_of_the_cache_is_not_used(folder, tmp_path, value):
+    expected = digest(folder, tmp_path / "cache")
+    assert "a" in expected["a"] + expected["b"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "cache" / CACHE_FILE)) as database, database:
+        database.execute(f"UPDATE files SET digest = {value}")
+    assert digest(folder, tmp_path / "cache") == expected

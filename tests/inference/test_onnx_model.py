@@ -247,6 +247,14 @@ def test_a_model_in_the_own_format_of_onnxruntime_is_refused(small, tmp_path):
         OnnxModel(path)
 
 
+def test_a_file_of_a_newer_onnx_needs_a_newer_onnxruntime(small, tmp_path):
+    proto = onnx.load(small[1])
+    proto.ir_version = 99
+    onnx.save(proto, tmp_path / "new.onnx")
+    with pytest.raises(UserError, match="IR version: 99, max.*; upgrade onnxruntime$"):
+        OnnxModel(tmp_path / "new.onnx")
+
+
 def test_a_file_cannot_take_all_memory(small, tmp_path):
     """Each of its operators doubles what the one before has; 2^31 times the probabilities."""
     proto = onnx.load(small[1])
@@ -374,10 +382,12 @@ def test_nothing_is_imported_that_a_command_does_not_need(small, trained, images
     commands += [[*with_onnx, *one, "--plot", tmp_path / "bars.png"]]
     commands += [[*with_onnx, *evaluation, "--plot", tmp_path / "confusion.png"]]
     words = json.dumps([[*map(str, command)] for command in commands])
+    cache = tmp_path / "cache"
     listed = ["torch", *FOR_FIGURES, *FOR_TRAINING]
     done = subprocess.run(
         [sys.executable, "-c", LIST_IMPORTS, words, *listed],
         cwd=ROOT,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
         capture_output=True,
         text=True,
         errors="replace",
@@ -389,6 +399,7 @@ def test_nothing_is_imported_that_a_command_does_not_need(small, trained, images
     assert lines[3:5] == [["torch"], ["torch"]]
     assert lines[5:] == [["torch", *FOR_FIGURES]] * 2
     assert (tmp_path / "bars.png").exists() and (tmp_path / "confusion.png").exists()
+    assert not list(cache.rglob("*onnxruntime*"))  # where it would store its telemetry
 
 
 def test_a_checkpoint_needs_torch_and_a_figure_matplotlib(
@@ -401,6 +412,14 @@ def test_a_checkpoint_needs_torch_and_a_figure_matplotlib(
     assert_error(done, checkpoint, "a checkpoint needs the package torch: pip install torch")
     done = call("predict.py", *image, small[1], "--plot", tmp_path / "plot.png")
     assert_error(done, "matplotlib: pip install matplotlib")
+    for path, reason in (
+        (tmp_path / "missing.pth", "No such file"),
+        (tmp_path, "is a folder, not a file"),
+        (images / "test" / "2" / "test_0.jpg", "neither a checkpoint of train.py nor an ONNX file"),
+    ):
+        done = call("predict.py", *image, path)
+        assert_error(done, f"{path}: ", reason)
+        assert "package torch" not in done.stderr
 
 
 def test_a_killed_run_is_resumed_to_the_same_bytes(small, call, mixed, tmp_path):

@@ -1,6 +1,7 @@
 """system.arguments: the parser and types of values."""
 
 import argparse
+import re
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_only_flags_for_triples_take_several_words():
 
 
 def test_flags_are_not_abbreviated():
-    with pytest.raises(UserError, match="--epoch.*; see --help$"):
+    with pytest.raises(UserError, match="--epoch.*; did you mean --epochs"):
         train.parse_arguments(["--data_dir", "d", "--output_cat", "3", "--epoch", "2"])
 
 
@@ -127,3 +128,17 @@ def test_an_empty_value_is_an_error(words):
 def test_an_empty_value_among_others_is_an_error():
     with pytest.raises(UserError, match="^--input: its value is empty"):
         predict.parse_arguments(["--checkpoint", "c.pth", "--input", "a.jpg", ""])
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("--learning-rate", "did you mean --learning_rate?"),
+        ("--lerning_rate=1", "did you mean --learning_rate?"),
+        ("--no_such_thing_at_all", "see --help"),
+        ("word", "see --help"),
+    ],
+)
+def test_a_mistyped_flag_is_corrected(word, hint):
+    with pytest.raises(UserError, match=rf"unrecognized arguments: {word}.*; {re.escape(hint)}$"):
+        train.parse_arguments(["--data_dir", "d", "--output_cat", "3", word])

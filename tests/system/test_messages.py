@@ -39,6 +39,13 @@ def test_long_lists_are_shortened():
     assert messages.shorten([]) == ""
 
 
+def test_of_a_long_message_the_end_stays():
+    assert messages.end_of("the\n  reason") == "the reason"
+    text = "[Library] : 10 : " + 100 * "at somewhere.h " + "the reason"
+    assert messages.end_of(text).startswith("... ") and messages.end_of(text).endswith("the reason")
+    assert len(messages.end_of(text)) == 304
+
+
 # ---------------------------------------------------------------- progress
 
 

@@ -301,3 +301,16 @@ def test_nothing_of_a_silenced_library_is_seen(capsys, caplog, recwarn):
     assert capsys.readouterr() == ("", "") and not caplog.records and not recwarn.list
     logging.error("after it")
     assert [record.message for record in caplog.records] == ["after it"]
+
+
+@pytest.mark.parametrize("script", ["train.py", "predict.py"])
+def test_through_a_link_a_script_imports_its_own_modules(tmp_path, script):
+    (tmp_path / "utils.py").write_text("raise SystemExit('another utils.py')")
+    (tmp_path / "link.py").symlink_to(ROOT / script)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "link.py", "--no_such_flag"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert f"{script}: error: " in done.stderr and "another utils.py" not in done.stderr
