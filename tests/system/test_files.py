@@ -109,9 +109,9 @@ def test_the_status_of_a_regular_file_is_returned(tmp_path):
         (lambda path: None, "cannot read it: No such file or directory"),
         (lambda path: path.symlink_to(path), "cannot read it: Too many levels of symbolic links"),
         (lambda path: path.touch(), "empty"),
-        (lambda path: path.mkdir(), "not a file"),
-        (os.mkfifo, "not a file"),
-        (lambda path: path.symlink_to("/dev/zero"), "not a file"),
+        (lambda path: path.mkdir(), "is a folder, not a file"),
+        (os.mkfifo, "not a file, but a pipe or a device"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a file, but a pipe or a device"),
     ],
     ids=["missing", "circular link", "empty", "folder", "pipe", "device"],
 )
