@@ -1,5 +1,6 @@
 """inference.onnx_model: ONNX files as predictors, and predict.py where torch is not installed."""
 
+import io
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +44,7 @@ import predict
 import utils
 from inference.onnx_export import export
 from inference.onnx_model import OnnxModel, is_onnx
+from system.files import sha256_of
 from system.messages import UserError
 
 HIDDEN = "torch torchvision onnx onnxscript scipy pandas seaborn matplotlib platformdirs".split()
@@ -454,43 +457,100 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(small, call, mixed, tmp_path)
 # ---------------------------------------------------------------- the server of the README
 
 
-def upload(url: str, name: str, content: bytes) -> tuple[int, dict]:
-    """Send a file as a form, as curl -F does; returns the status and the JSON."""
-    start = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.jpg"\r\n\r\n'
-    body = start.encode() + content + b"\r\n--x--\r\n"
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+def post(url: str, body: bytes, kind: str = "image/jpeg") -> tuple[int, dict]:
+    """Send a body of this content type; returns the status and the JSON."""
+    request = urllib.request.Request(url, body, {"Content-Type": kind})
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as reply:
+        with urllib.request.urlopen(request) as reply:
             return reply.status, json.load(reply)
     except urllib.error.HTTPError as error:
-        is_json = error.headers["Content-Type"] == "application/json"
-        return error.code, json.load(error) if is_json else {}
+        return error.code, json.load(error)
 
 
-def test_the_server_predicts_what_is_uploaded(small, tmp_path):
+def form(*contents: bytes, name: str = "image") -> tuple[bytes, str]:
+    """Return files as a form, as curl -F sends them, and its content type."""
+    start = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.jpg"\r\n\r\n'
+    parts = [start.encode() + content + b"\r\n" for content in contents]
+    return b"".join(parts) + b"--x--\r\n", "multipart/form-data; boundary=x"
+
+
+@pytest.fixture(scope="module")
+def server(small, tmp_path_factory):
+    """The address of a server of a small ONNX file, and its log."""
     pytest.importorskip("flask", reason="the server needs flask: pip install flask")
     port = free_port()
-    command = [sys.executable, "assets/serve_example.py", str(small[1]), port]
-    env = os.environ | hide(tmp_path / "hidden")
-    server = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
-    url = f"http://127.0.0.1:{port}/predict"
-    try:
-        while "Running on" not in server.stderr.readline():
-            assert server.poll() is None
-        Image.fromarray(views(1)[0].transpose(1, 2, 0)).save(tmp_path / "image.png")
-        content = (tmp_path / "image.png").read_bytes()
-        status, reply = upload(url, "image", content)
-        [expected] = predict.predict(small[0], [tmp_path / "image.png"], top_k=3)
-        assert status == 200
-        assert reply["novelty"] == pytest.approx(expected[0].novelty, abs=1e-4)
-        for one, two in zip(reply["predictions"], expected, strict=True):
-            assert (one["category"], one["name"]) == (two.category, two.name)
-            assert one["probability"] == pytest.approx(two.probability, abs=1e-4)
-        error = {"path": "a.jpg", "error": "not an image, but a text file"}
-        assert upload(url, "image", b"no image") == (400, error)
-        assert upload(url, "picture", content)[0] == 400
-        assert upload(url, "image", bytes(51_000_000))[0] == 413
-        assert upload(url, "image", content) == (200, reply)  # it still works
-    finally:
-        server.terminate()
-        server.communicate(timeout=TIMEOUT)
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(small[1], folder / "model.onnx")
+    (folder / "model.html").write_text("a page")
+    env = os.environ | hide(folder / "hidden") | {"MODEL": str(folder / "model.onnx")}
+    command = [
+        sys.executable,
+        "-m",
+        "flask",
+        "--app",
+        "assets/serve_example",
+        "run",
+        "--port",
+        port,
+    ]
+    with open(folder / "log.txt", "w+") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=log)
+        while "Running on" not in (folder / "log.txt").read_text():
+            assert process.poll() is None, (folder / "log.txt").read_text()
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{port}", folder / "log.txt"
+        process.terminate()
+        process.wait(timeout=TIMEOUT)
+
+
+def png_of_view() -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(views(1)[0].transpose(1, 2, 0)).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_the_server_predicts_what_is_uploaded(server, small, tmp_path):
+    url, log = server
+    (tmp_path / "image.png").write_bytes(png_of_view())
+    [expected] = predict.predict(small[0], [tmp_path / "image.png"], top_k=2)
+    status, reply = post(f"{url}/predict?top_k=2", *form(png_of_view(), b"no image"))
+    first, second = reply["images"]
+    assert status == 200 and reply["model"] == sha256_of(small[1])
+    assert first["novelty"] == pytest.approx(expected[0].novelty, abs=1e-4)
+    assert first["resembles_none"] == expected[0].is_unusual
+    for one, two in zip(first["predictions"], expected, strict=True):
+        assert (one["category"], one["name"]) == (two.category, two.name)
+        assert one["probability"] == pytest.approx(two.probability, abs=1e-4)
+    assert second == {"path": "a.jpg", "error": "not an image, but a text file"}
+    assert "127.0.0.1: a.jpg: not an image, but a text file" in log.read_text()
+    _, other = post(f"{url}/predict?top_k=2", png_of_view())  # as the body
+    assert other["images"][0]["predictions"] == first["predictions"]
+
+
+def test_the_server_refuses_in_json_and_in_its_log(server):
+    url, log = server
+    wide = io.BytesIO()
+    Image.new("L", (60_000, 1000)).save(wide, "PNG")
+    cases = [
+        (post(f"{url}/predict?top_k=0", png_of_view()), 400, "top_k: '0' is not a whole number"),
+        (post(f"{url}/predict", *form(b"", name="picture")), 400, "image: 0 files; from 1 to 16"),
+        (post(f"{url}/predict", *form(*[b"x"] * 17)), 400, "image: 17 files; from 1 to 16"),
+        (post(f"{url}/predict", bytes(51_000_000)), 413, "exceeds the capacity limit"),
+        (post(f"{url}/nowhere", b"x"), 404, "not found"),
+    ]
+    for (status, reply), expected, reason in cases:
+        assert status == expected and reason in reply["error"]
+        assert reason in log.read_text()
+    status, reply = post(f"{url}/predict", wide.getvalue())
+    assert status == 400 and "too large: " in reply["images"][0]["error"]
+
+
+def test_the_server_says_what_it_serves(server, small):
+    url, _ = server
+    with urllib.request.urlopen(f"{url}/health") as reply:
+        health = json.load(reply)
+    assert health["model"] == sha256_of(small[1])
+    assert health["categories"] == [small[0].names[name] for name in small[0].categories]
+    assert health["image_size"] == SIZE
+    with urllib.request.urlopen(url) as reply:
+        assert reply.read() == b"a page"
