@@ -117,7 +117,7 @@ def settings(notebook) -> dict:
 def executed(notebook, tmp_path_factory):
     """A copy of the project in which the real command has executed the notebook on the sample.
 
-    To save time, it has a sixth of the images of train, and a third of those of valid and test.
+    To save time, it has a quarter of the images of train, and a third of those of valid and test.
     """
     folder = tmp_path_factory.mktemp("notebook")
     for path in [*ROOT.glob("*.py"), ROOT / CATEGORY_NAMES]:
@@ -127,7 +127,7 @@ def executed(notebook, tmp_path_factory):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     shutil.copy(ROOT / "assets" / "car.jpg", folder / "assets")
-    for split, step in (("train", 6), ("valid", 3), ("test", 3)):
+    for split, step in (("train", 4), ("valid", 3), ("test", 3)):
         for category in (folder / SAMPLE / split).iterdir():
             images = sorted(category.iterdir())
             for image in set(images) - set(images[::step]):
