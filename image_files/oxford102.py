@@ -41,10 +41,11 @@ def download_oxford102(
     if root.exists():
         print(f"{root} exists already: nothing to download")
         return
-    images = _download(root.parent / "oxford-102.download")
+    store = root.parent / "oxford-102.download"
+    images = _download(store)
     if split == "course":
         images = _course_split(images)
-    _link(images, root)
+    _link(images, root, store / "linked")
 
 
 def _download(store: Path) -> list[LabeledImage]:
@@ -85,9 +86,8 @@ def _course_split(images: list[LabeledImage]) -> list[LabeledImage]:
     return divided
 
 
-def _link(images: list[LabeledImage], root: Path) -> None:
-    """Link the images as folders of splits and categories, atomically."""
-    partial = root.with_name(f"{root.name}.partial")
+def _link(images: list[LabeledImage], root: Path, partial: Path) -> None:
+    """Link the images as folders of splits and categories: in `partial`, which becomes `root`."""
     try:
         shutil.rmtree(partial, ignore_errors=True)
         for image in images:

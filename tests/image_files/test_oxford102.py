@@ -64,7 +64,7 @@ def test_the_official_split_is_linked_by_label(archive, tmp_path):
         expected = [f"{split}/{LABELS[n - 1]}/image_{n:05d}.jpg" for n in numbers]
         assert data.paths(split) == expected
     assert_all_images(tmp_path / "flowers")
-    assert not (tmp_path / "flowers.partial").exists()
+    assert not (archive.parent / "linked").exists()
 
 
 def test_the_course_split_is_a_tenth_of_each_category(archive, tmp_path):
@@ -78,7 +78,10 @@ def test_the_course_split_is_a_tenth_of_each_category(archive, tmp_path):
 
 
 def test_an_interrupted_download_names_the_folder_and_is_continued(archive, tmp_path):
-    (tmp_path / "flowers.partial" / "train" / "99").mkdir(parents=True)  # from interrupted linking
+    linked = tmp_path / "oxford-102.download" / "linked"
+    (linked / "train" / "99").mkdir(parents=True)  # from interrupted linking
+    mine = tmp_path / "flowers.partial"
+    mine.mkdir()
     (archive / "setid.mat").rename(archive / "later")
     with pytest.raises(UserError, match=f"{archive}$") as error:
         download_oxford102(tmp_path / "flowers")
@@ -89,7 +92,7 @@ def test_an_interrupted_download_names_the_folder_and_is_continued(archive, tmp_
     (archive / "jpg" / "image_00008.jpg").write_bytes(b"incomplete")
     download_oxford102(tmp_path / "flowers")
     assert_all_images(tmp_path / "flowers")
-    assert not (tmp_path / "flowers" / "train" / "99").exists()
+    assert not (tmp_path / "flowers" / "train" / "99").exists() and mine.exists()
 
 
 def test_a_file_system_without_links_gets_copies(archive, tmp_path, monkeypatch):
@@ -102,7 +105,7 @@ def test_a_file_system_without_links_gets_copies(archive, tmp_path, monkeypatch)
 
 
 def test_a_folder_that_cannot_be_written_is_named(archive, tmp_path):
-    (tmp_path / "flowers.partial").touch()
+    (tmp_path / "oxford-102.download" / "linked").touch()
     reason = f"^{re.escape(str(tmp_path / 'flowers'))}: cannot write Oxford-102: [A-Z]"
     with pytest.raises(UserError, match=reason):
         download_oxford102(tmp_path / "flowers")
