@@ -79,20 +79,30 @@ def print_findings(findings: Iterable[Finding]) -> None:
     The worst ones come first: what training refuses or leaves out, then what makes it learn or
     report something false.
     """
-    groups: dict[tuple[int, int, str], list[str]] = {}
+    groups: dict[tuple[str, str], list[str]] = {}  # by kind and cause
     for f in findings:
         subject = f.path or f"{f.split}/{f.category}"
-        heading, place, example = f.finding, 0, f"{subject} ({f.detail})"
+        cause = ""
         if f.finding == "unreadable":  # images of a format, for example, have one reason
-            heading, example = f"unreadable, {f.detail}", subject
+            cause = f", {f.detail}"
         elif f.detail.startswith(ELSEWHERE):
             where, _, other = f.detail.partition(": ")
-            heading, example = f"{f.finding} {where}", f"{subject} ({other})"
-            place = ELSEWHERE.index(where) - len(ELSEWHERE)
-        severity = WORST_FIRST.index(f.finding) if f.finding in WORST_FIRST else len(WORST_FIRST)
-        groups.setdefault((severity, place, heading), []).append(example)
-    for (_, _, heading), examples in sorted(groups.items(), key=lambda item: item[0][:2]):
-        print(one_line(f"{heading}: {len(examples)}: {shorten(examples)}"))
+            cause = f" {where}"
+            subject += f" ({other})"
+        else:
+            subject += f" ({f.detail})"
+        groups.setdefault((f.finding, cause), []).append(subject)
+    for kind, cause in sorted(groups, key=_severity):
+        examples = groups[kind, cause]
+        print(one_line(f"{kind}{cause}: {len(examples)}: {shorten(examples)}"))
+
+
+def _severity(group: tuple[str, str]) -> tuple[int, int]:
+    """Return the position of a kind and a cause in the order of what is printed."""
+    kind, cause = group
+    kinds = [*WORST_FIRST, kind]
+    causes = [f" {where}" for where in ELSEWHERE] + [cause]
+    return kinds.index(kind), causes.index(cause)
 
 
 def write_findings(path: str | os.PathLike, findings: Iterable[Finding]) -> None:

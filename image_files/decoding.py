@@ -232,14 +232,14 @@ def _register_heif() -> bool:
 
 def _without(png: bytes, names: Sequence[bytes]) -> bytes:
     """Return a PNG file without its chunks of these names, up to the first that has none."""
-    kept = bytearray(PNG_SIGNATURE)
+    shorter = bytearray(PNG_SIGNATURE)
     position = len(PNG_SIGNATURE)
     while (name := png[position + 4 : position + 8]).isalpha():
         end = position + 12 + int.from_bytes(png[position : position + 4], "big")
         if name not in names:
-            kept += png[position:end]
+            shorter += png[position:end]
         position = end
-    return bytes(kept)
+    return bytes(shorter)
 
 
 def _decode_without_end(jpeg: bytes, min_side: int) -> Image.Image:
