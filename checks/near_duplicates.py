@@ -109,6 +109,8 @@ def connect(pairs: Pairs, count: int) -> torch.Tensor:
     from scipy.sparse import coo_array  # here, because only --check_labels needs it
     from scipy.sparse.csgraph import connected_components
 
-    edges = (torch.ones(len(pairs.first)), (pairs.first, pairs.second))
-    _, groups = connected_components(coo_array(edges, shape=(count, count)), directed=False)
+    # With 64-bit indices, scipy 1.11 prints an error and returns groups of single images.
+    indices = (pairs.first.int(), pairs.second.int())
+    graph = coo_array((torch.ones(len(pairs.first)), indices), shape=(count, count))
+    _, groups = connected_components(graph, directed=False)
     return torch.from_numpy(groups).long()

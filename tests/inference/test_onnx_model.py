@@ -477,7 +477,6 @@ def form(*contents: bytes, name: str = "image") -> tuple[bytes, str]:
 @pytest.fixture(scope="module")
 def server(small, tmp_path_factory):
     """The address of a server of a small ONNX file, and its log."""
-    pytest.importorskip("flask", reason="the server needs flask: pip install flask")
     port = free_port()
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(small[1], folder / "model.onnx")
