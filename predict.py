@@ -50,6 +50,7 @@ from system.torchrun import is_alone, process_group, scatter_and_gather
 from system.workers import map_ahead
 
 SETTINGS = ("top_k", "min_probability", "min_novelty")  # that --resume needs unchanged
+FILE_ENDINGS = " or ".join(f".{name}" for name in FILE_FORMATS)
 MIN_PLOTTED = 5  # categories in the figure of --plot
 CALIBRATION_IMAGES = 32  # of --int8; 8 are as good (benchmarks/README.md)
 CALIBRATED = "goes with --to_onnx FILE, and --input flowers/train to calibrate on"
@@ -77,7 +78,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--min_novelty", type=arguments.fraction, default=0.0, metavar="N", help=minimum)
     add("--plot", metavar="FILE.png", help="draw the image and its most likely categories")
     add("--heatmap", metavar="FILE.png", help="draw which locations support the prediction")
-    add("--output", metavar="FILE", help="write a .csv, .jsonl or .json instead of a table")
+    add("--output", metavar="FILE", help=f"write a {FILE_ENDINGS} instead of a table")
     add("--format", choices=[*FORMATS], help="of standard output (table, without --output)")
     add("--resume", action="store_true", help="skip images that --output already has")
     add("--overwrite", action="store_true", help="discard what an interrupted --output has left")
@@ -126,7 +127,7 @@ def check_combinations(parser: arguments.ArgumentParser, args: argparse.Namespac
     if args.resume and args.overwrite:
         parser.error("--resume or --overwrite, not both")
     if args.output and format_of(args.output) not in FILE_FORMATS:
-        parser.error(f"--output {args.output}: the name has to end in .csv, .jsonl or .json")
+        parser.error(f"--output {args.output}: the name has to end in {FILE_ENDINGS}")
 
 
 def is_single(args: argparse.Namespace) -> bool:

@@ -31,7 +31,7 @@ import model
 import utils
 from checks import data_folder, labels
 from checks.findings import Finding, write_findings, write_unreadable
-from checks.galleries import GALLERIES, galleries, write_galleries
+from checks.galleries import galleries, outputs_of, write_galleries
 from image_files.names import CATEGORY_NAMES, name_categories
 from image_files.oxford102 import NUM_CATEGORIES, download_oxford102
 from system import arguments, devices, scripts
@@ -279,9 +279,9 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
     if table == "-":
         table = ""
     else:
-        outputs = [Output(flag, table, "table of findings")]
-        for name in GALLERIES if args.check_labels else ():
-            outputs.append(Output(flag, path_beside(table, f"{name}.png"), "figure"))
+        outputs = outputs_of(table)
+        if args.check:
+            outputs = [Output(flag, table, "table of findings")]
         check_outputs(outputs, [args.weights, args.category_names, args.exclude])
         check_no_input_below(flag, Path(table).parent, args.data_dir, data.all_paths())
     findings, data = data_folder.check_data_folder(

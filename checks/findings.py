@@ -100,9 +100,9 @@ def print_findings(findings: Iterable[Finding]) -> None:
 def _severity(group: tuple[str, str]) -> tuple[int, int]:
     """Return the position of a kind and a cause in the order of what is printed."""
     kind, cause = group
-    kinds = [*WORST_FIRST, kind]
-    causes = [f" {where}" for where in ELSEWHERE] + [cause]
-    return kinds.index(kind), causes.index(cause)
+    kinds = {name: position for position, name in enumerate(WORST_FIRST)}
+    causes = {f" {where}": position for position, where in enumerate(ELSEWHERE)}
+    return kinds.get(kind, len(kinds)), causes.get(cause, len(causes))
 
 
 def write_findings(path: str | os.PathLike, findings: Iterable[Finding]) -> None:

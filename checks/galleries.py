@@ -5,12 +5,21 @@ from dataclasses import dataclass, field
 
 from checks.findings import Finding
 from system.files import save_figure
-from system.outputs import path_beside
+from system.outputs import Output, path_beside
 from training.report import load_thumbnails
 
 MAX_SUSPECTS = 24  # in a gallery
 MAX_PAIRS = 12
 GALLERIES = ("suspects", "near-duplicates")
+
+
+def outputs_of(table: str) -> list[Output]:
+    """List the files that --check_labels writes: the table, and figures beside it."""
+    figures = [path_beside(table, f"{name}.png") for name in GALLERIES]
+    return [
+        Output("--check_labels", table, "table of findings"),
+        *(Output("--check_labels", figure, "figure") for figure in figures),
+    ]
 
 
 @dataclass

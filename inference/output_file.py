@@ -157,13 +157,19 @@ class OutputFile:
         Raises:
             UserError: the disk is full, or the like.
         """
+        for result in results:  # outside of the errors below: it may print to a closed pipe
+            self._append(FILE_FORMATS[PARTIAL].row(result))
         try:
-            for result in results:
-                self.file.write(FILE_FORMATS[PARTIAL].row(result))
-                self.file.flush()
             self.file.close()
             write_atomically(self.path, self._convert)
             self.partial.unlink()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def _append(self, row: str) -> None:
+        try:
+            self.file.write(row)
+            self.file.flush()
         except OSError as error:
             raise self._cannot_write(error) from error
 

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ class ArgumentParser(argparse.ArgumentParser):
             value = word
             if word.startswith("--"):
                 last_flag, equals, value = word.partition("=")
+                value = os.path.expanduser(value)  # shells do not, behind "="
+                word = last_flag + equals + value
                 value = value if equals else word
             if not value.strip():
                 reason = "its value is empty, such as of a variable that is not set"

@@ -135,8 +135,8 @@ def _lost_process_is_an_error() -> Iterator[None]:
             if _stores[-1].check([ERROR_KEY]):
                 reason = f" ({_stores[-1].get(ERROR_KEY).decode()})"
         raise UserError(
-            f"another process of this run has ended{reason}; the features computed so far are "
-            "stored: the same command continues from there"
+            f"another process of this run has ended{reason}; what was computed so far is stored: "
+            "the same command continues from there, predict.py with --resume"
         ) from error
 
 

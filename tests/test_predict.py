@@ -495,7 +495,7 @@ EVALUATE = "--checkpoint c.pth --evaluate d"
         ("--checkpoint c.pth --input *.x --plot p.png", "--plot and --heatmap are for one image"),
         (f"{EVALUATE} --heatmap p.png", "--plot and --heatmap are for one image"),
         (f"{ONE} --resume", "--resume and --overwrite go with --output FILE"),
-        (f"{ONE} --output a.xlsx", "the name has to end in .csv, .jsonl or .json"),
+        (f"{ONE} --output a.xlsx", "the name has to end in .csv or .jsonl or .json"),
         (f"{ONE} --top_k 0", "--top_k"),
         (f"{ONE} --batch_size 0", "--batch_size"),
         (f"{ONE} --workers 257", "--workers"),

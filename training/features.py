@@ -30,7 +30,9 @@ from system.torchrun import broadcast, broadcast_tensors, gather, rank_and_size
 from system.workers import failed_worker_is_an_error, load_ahead
 from training.feature_store import KEY_BYTES, MISSING, RecordStore
 
-LAYOUT = 9  # of the stored records; in the cache's key, as is all that features depend on
+# Raise it when the stored records change, or `pool_regions` or `at_all_scales`: it is in the key of
+# the cache, as is all that features depend on (`settings_text`).
+LAYOUT = 9
 TRIALS = 8  # images that `seconds_per_view` measures
 MEMORY_LIMIT = 10**9  # bytes of features that are read at once: of 40,000 views
 

@@ -136,8 +136,8 @@ def fit(
 
     Random numbers come from torch's global generator.
 
-    Whether to resume is decided here: if the interrupted run has a state of this head, it is
-    loaded, and its epochs are skipped. On a CPU, the result is the same to the bit.
+    If `run` was resumed (see `resume.UnfinishedRun`) and has a state of this head, it is loaded,
+    and its epochs are skipped. On a CPU, the result is the same to the bit.
 
     Args:
         run: what epochs are saved to, and resumed from; they are printed as well.

@@ -11,6 +11,7 @@ from test_formats import EXAMPLES, NOT_TEXT, PATHS, file_formats
 
 from inference.formats import COLUMNS
 from inference.output_file import OutputFile
+from inference.results import Result
 from system.messages import UserError
 
 SETTINGS = {"--checkpoint": "sha256", "--top_k": 1, "--means": [0, 0, 0]}
@@ -222,3 +223,16 @@ def test_what_an_interrupted_run_has_left_is_not_discarded_unasked(tmp_path):
         output.write(EXAMPLES[:1])
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         assert {row["path"] for row in csv.DictReader(file)} == {EXAMPLES[0].path}
+
+
+def test_a_pipe_that_is_closed_while_results_come_is_no_error_of_the_file(tmp_path):
+    """Such as that of `--format csv`, which prints each result as well."""
+
+    def results():
+        yield Result("a.jpg", [], "broken")
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        with OutputFile(str(tmp_path / "out.csv"), False, {}) as output:
+            output.write(results())
+    assert "a.jpg" in (tmp_path / "out.csv.partial").read_text()

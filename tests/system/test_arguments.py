@@ -142,3 +142,10 @@ def test_an_empty_value_among_others_is_an_error():
 def test_a_mistyped_flag_is_corrected(word, hint):
     with pytest.raises(UserError, match=rf"unrecognized arguments: {word}.*; {re.escape(hint)}$"):
         train.parse_arguments(["--data_dir", "d", "--output_cat", "3", word])
+
+
+def test_a_home_folder_is_found_behind_an_equals_sign(monkeypatch):
+    """Where a shell leaves "~" as it is: a folder of that name would be made."""
+    monkeypatch.setenv("HOME", "/home/me")
+    args = train.parse_arguments(["--data_dir=~/flowers", "--output_cat=3", "--exclude=~a.csv"])
+    assert (args.data_dir, args.exclude) == ("/home/me/flowers", "~a.csv")
