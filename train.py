@@ -300,6 +300,8 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
         if table:
             write_findings(table, findings)
             write_galleries(table, args.data_dir, galleries(findings, names))
+    if not table:
+        print(f"to list all findings: {flag} FILE.csv")
 
 
 def check_labels(

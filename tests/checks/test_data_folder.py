@@ -115,6 +115,7 @@ def test_check_without_a_file_prints_only(tiny, call, own_images, tmp_path, monk
     assert done.returncode == 0 and done.stderr == ""
     assert "below 96 pixels: 8: train/a/train_0.jpg (100 x 90), " in done.stdout
     assert "\nto train: --output_cat 2\n" in done.stdout
+    assert done.stdout.endswith("\nto list all findings: --check FILE.csv\n")
     assert sorted(os.listdir(tmp_path)) == ["own images"]
 
 
