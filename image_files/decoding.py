@@ -31,7 +31,7 @@ THUMBNAIL = 512  # pixels of the longer side
 MAX_IN_MEMORY = 2**26  # bytes of a file that is read at once: 64 MB
 # Together with a program of 0.3 GB, nothing that is decoded takes more than 1.2 GB.
 MAX_DECODED = 8 * 10**8  # bytes for the pixels of an image, and for its decoder
-# Bytes a pixel at the peak of decoding: the most that was measured with Pillow 12.
+# Bytes a pixel at the peak of decoding (benchmarks/decoding_memory.py).
 DECODED_BYTES = {"PNG": 4, "WEBP": 16, "JPEG2000": 20, "AVIF": 10, "HEIF": 12}
 OTHER_BYTES = 8  # progressive JPEG with four channels, TIFF in one strip
 LARGE = 2**24  # pixels; a larger image is reduced before its colors are converted

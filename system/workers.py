@@ -9,6 +9,7 @@ import collections
 import contextlib
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -40,15 +41,18 @@ def load_ahead(
     import torch
     from torch.utils.data import DataLoader
 
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # so that torch's global one does not change
-    )
-    yield from loader
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of more workers than cores, which the user asked for
+        loader = DataLoader(
+            dataset,
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=collate,
+            worker_init_fn=_ignore_signals,
+            generator=torch.Generator(),  # so that torch's global one does not change
+        )
+        batches = iter(loader)
+    yield from batches
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from conftest import (
     wait_for_features,
 )
 
-from system.workers import map_ahead
+from system.workers import load_ahead, map_ahead
 
 # ---------------------------------------------------------------- threads
 
@@ -94,3 +94,10 @@ def test_a_decoding_process_that_is_killed_ends_the_run_in_one_line(training):
     done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
     assert_error(done, "a process that decodes images has failed", "--workers")
     assert not children(process.pid)
+
+
+def test_more_processes_than_cores_are_no_reason_to_warn(recwarn):
+    """As where a container has one core, and the user asks for two."""
+    workers = (os.cpu_count() or 1) + 1
+    assert list(load_ahead([1, 2, 3], 2, workers, sum)) == [3, 3]
+    assert not recwarn.list
