@@ -424,9 +424,9 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
     """Print how good a checkpoint is on labeled images; returns how many are unreadable."""
     labeled = utils.list_labeled(args.evaluate, model.class_to_idx, model.trained_on)
     paths = [path for path, _ in labeled]
+    unknown_paths = list(folders.find_files(args.unknown or ()))
     if args.plot:
-        check_outputs(list_outputs(args), paths)
-    unknown_paths = folders.find_files(args.unknown or ())
+        check_outputs(list_outputs(args), [*paths, *unknown_paths])
     items = list(stream_all(model, [*paths, *unknown_paths], args))
     known = items[: len(labeled)]
     probs, novelty = results.stack(known, f"--evaluate {args.evaluate}")

@@ -19,6 +19,7 @@ from system.messages import UserError, shorten
 
 # Tags of TIFF 6.0, and of EXIF.
 SUBFILE_TYPE, BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 254, 258, 262, 274, 339
+TILE_SIDES = (322, 323)
 MAXIMUM_TAGS = (341, 281)
 MINIMUM_TAGS = (340, 280)
 REDUCED, WHITE_IS_ZERO, SIGNED = 1, 0, 2
@@ -38,6 +39,8 @@ LARGE = 2**24  # pixels; a larger image is reduced before its colors are convert
 MAX_NARROW = 2**26  # pixels of an image whose short side is too short to be reduced
 MAX_NARROW_DEEP = 2**24  # if a sample has more than 8 bits
 BAND = 2**22  # pixels that are reduced at once
+MAX_IN_PYTHON = 2**22  # pixels of a format that Pillow decodes in Python: some 8 seconds
+JPEGS = ("JPEG", "MPO")
 MAX_SCANNED = 2**32  # pixels times scans of a JPEG: some 6 seconds
 START_OF_SCAN = b"\xff\xda"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -87,7 +90,7 @@ def decode(file: BinaryIO, name: str | os.PathLike, min_side: int, report: Repor
             warnings.simplefilter("ignore")  # about unusual metadata; an error still raises
             with open_image(file, name, report) as image:
                 tags = dict(getattr(image, "tag_v2", {}))
-                _check_size(image, file, min_side)
+                _check_size(image, file, min_side, tags)
                 _check_content(image, tags)
                 pixels = _load(image, file, min_side)
                 if image.format == "PNG" and "transparency" in image.info:
@@ -118,23 +121,29 @@ def _check_content(image: Image.Image, tags: Tags) -> None:
         )
 
 
-def _check_size(image: Image.Image, file: BinaryIO, min_side: int) -> None:
+def _check_size(image: Image.Image, file: BinaryIO, min_side: int, tags: Tags) -> None:
     """Check that decoding an image takes at most 1 GB, and some seconds.
 
     Raises:
         Image.DecompressionBombError: it would take more.
     """
     pixels = image.width * image.height
+    tile_sides = [_number(tags.get(tag)) or 0 for tag in TILE_SIDES]
+    pixels = max(pixels, int(tile_sides[0] * tile_sides[1]))  # a tile is decoded as a whole
     most = MAX_DECODED // DECODED_BYTES.get(image.format or "", OTHER_BYTES)
-    if min(image.size) < 2 * min_side:  # it cannot be reduced
-        most = min(most, MAX_NARROW_DEEP if _is_deep(image) else MAX_NARROW)
+    if _is_deep(image) and (min(image.size) < 2 * min_side or "transparency" in image.info):
+        most = min(most, MAX_NARROW_DEEP)
+    elif min(image.size) < 2 * min_side:  # it cannot be reduced
+        most = min(most, MAX_NARROW)
+    if any(codec in Image.DECODERS for codec, *_ in getattr(image, "tile", [])):
+        most = min(most, MAX_IN_PYTHON)
     if pixels > most:
         raise Image.DecompressionBombError(
             f"{image.width:,} x {image.height:,} pixels; of an image like this, {most / 1e6:.0f} "
             "million are read at most"
         )
-    if image.format == "JPEG" and pixels > MAX_SCANNED // 2**16:
-        scans = _read(file).count(START_OF_SCAN)
+    if image.format in JPEGS and pixels > MAX_SCANNED // 2**16:
+        scans = _read(file, MAX_IN_MEMORY).count(START_OF_SCAN)
         if pixels * scans > MAX_SCANNED:
             raise Image.DecompressionBombError(
                 f"{image.width:,} x {image.height:,} pixels in {scans} scans"
@@ -209,7 +218,7 @@ def _load(image: Image.Image, file: BinaryIO, min_side: int) -> Image.Image:
     try:
         return _decode_pixels(image, min_side)
     except OSError:
-        if image.format != "JPEG" or file.seek(0, os.SEEK_END) > MAX_IN_MEMORY:
+        if image.format not in JPEGS or file.seek(0, os.SEEK_END) > MAX_IN_MEMORY:
             raise
         return _decode_without_end(_read(file), min_side)
 

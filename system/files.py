@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 from system.messages import UserError, shorten, warn
 
+TEMPORARY = ".classifier.tmp"  # how a file is called before it is complete, behind its process
+
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
     """Replace a file atomically: `write` fills a temporary file beside it, which is then renamed.
@@ -46,7 +48,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
 
 def temporary_path(path: Path) -> Path:
     """Return where this process writes a file before it has its name."""
-    return path.parent / f".{path.name}.{os.getpid()}.tmp"
+    return path.parent / f".{path.name}.{os.getpid()}{TEMPORARY}"
 
 
 def check_regular_file(path: str | os.PathLike) -> os.stat_result:

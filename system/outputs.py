@@ -4,6 +4,7 @@ import contextlib
 import errno
 import glob
 import os
+import re
 import socket
 import stat
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from system.files import temporary_path
+from system.files import TEMPORARY, temporary_path
 from system.messages import UserError, shorten
 
 # How files begin, by what they are. An existing file is replaced only by one of its kind.
@@ -200,9 +201,9 @@ def lock(flag: str, path: PathText) -> Iterator[None]:
 
 def _remove_temporary_files(path: Path) -> None:
     """Delete what processes that were killed have left of this file and those beside it."""
-    for file in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp"):
-        number = file.name.split(".")[-2]
-        if number.isdecimal() and not _is_running(int(number)):
+    for file in path.parent.glob(f".{glob.escape(path.stem)}.*{TEMPORARY}"):
+        number = file.name.removesuffix(TEMPORARY).rpartition(".")[2]
+        if re.fullmatch(r"[0-9]{1,9}", number) and not _is_running(int(number)):
             with contextlib.suppress(OSError):
                 file.unlink()
 

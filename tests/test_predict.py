@@ -592,6 +592,11 @@ def test_the_figure_of_an_evaluation_replaces_no_image(call, checkpoint, own_ima
     before = image.read_bytes()
     flags = ("--evaluate", own_images / "test", "--checkpoint", checkpoint, "--plot", image)
     assert_error(call("predict.py", *flags), "--plot", "this command reads that file")
+    flags = ("--evaluate", own_images / "valid", "--checkpoint", checkpoint, "--plot", image)
+    (own_images / "valid" / "a").rename(own_images / "valid" / "2")
+    (own_images / "valid" / "b").rename(own_images / "valid" / "10")
+    done = call("predict.py", *flags, "--unknown", own_images / "test")  # in a folder
+    assert_error(done, "--plot", "this command reads that file")
     assert image.read_bytes() == before
 
 

@@ -6,16 +6,20 @@
 import copy
 import json
 import math
+import os
+import re
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from networks.checkpoint_files import load_torch, save_torch
-from system.files import write_atomically
+from system.files import TEMPORARY, write_atomically
 from system.messages import UserError, shorten, warn
 
 INPUTS_FILE = "images.json"
+# What is in the folder of an unfinished training; features, if they are not stored elsewhere.
+OWN_FILES = re.compile(rf"images\.json|state\.pth|[0-9a-f]{{16}}|\..*{re.escape(TEMPORARY)}")
 SAVE_INTERVAL = 2  # seconds at least between two states that are written
 
 
@@ -92,6 +96,7 @@ class UnfinishedRun:
         self.features_digest = ""
         self.states: dict[int, dict[str, Any]] = {}
         self.saved_at = -math.inf
+        self._check_folder()
         if resume and self.path.exists():
             content = self._load()
             _check_arguments(content["arguments"], arguments, "interrupted")
@@ -101,7 +106,6 @@ class UnfinishedRun:
             return
         if resume:
             warn(f"--resume: nothing to resume in {self.folder}: starting from the beginning")
-        self._check_folder()
         self.remove()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -112,13 +116,15 @@ class UnfinishedRun:
         self._write()
 
     def _check_folder(self) -> None:
-        """Raise UserError if the folder, which will be replaced, is none of a training."""
-        if self.folder.exists() and not (self.folder / INPUTS_FILE).exists():
-            if not self.folder.is_dir() or any(self.folder.iterdir()):
-                raise UserError(
-                    f"{self.folder}: exists and is no folder of an unfinished training; name "
-                    "another --save_dir, or delete it"
-                )
+        """Raise UserError if the folder, which will be deleted, has files of somebody else."""
+        if not os.path.lexists(self.folder):
+            return
+        is_ours = self.folder.is_dir() and not self.folder.is_symlink()
+        if not is_ours or not all(OWN_FILES.fullmatch(file) for file in os.listdir(self.folder)):
+            raise UserError(
+                f"{self.folder}: exists and is no folder of an unfinished training; name another "
+                "--save_dir, or delete it"
+            )
 
     def _load(self) -> dict[str, Any]:
         """Return what `_write` wrote; a copy, since not every system replaces a file in use."""

@@ -5,6 +5,7 @@ import re
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -337,6 +338,37 @@ def test_a_jpeg_of_many_scans_is_refused(tmp_path):
     (tmp_path / "a.jpg").write_bytes(content[:-2] + last * 50_000 + content[-2:])
     with pytest.raises(UserError, match="too large: 300 x 300 pixels in 5.... scans"):
         read(tmp_path / "a.jpg")
+
+
+def tail_of_zeros(path: Path) -> None:
+    photo((400, 300)).save(path, "JPEG")
+    with open(path, "r+b") as file:
+        file.truncate(2 * 10**9)  # which take no place on the disk
+
+
+def test_the_end_of_a_file_that_is_no_image_is_not_read(tmp_path):
+    tail_of_zeros(tmp_path / "a.jpg")
+    with open_file(tmp_path / "a.jpg") as file:
+        tracemalloc.start()
+        decode(file, "a.jpg", 96, [].append)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 2 * decoding.MAX_IN_MEMORY
+
+
+def test_a_tile_that_is_larger_than_the_image_counts(tmp_path):
+    tiff(tmp_path / "a.tif", bytes(SIDE**2), 8, t322=20_000, t323=20_000)
+    with pytest.raises(UserError, match="too large: 64 x 64 pixels"):
+        read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("suffix", ["qoi", "ppm"])
+def test_what_pillow_decodes_in_python_is_smaller(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    header = b"qoif" + struct.pack(">II", 3000, 3000) + b"\3\0"
+    path.write_bytes(header if suffix == "qoi" else b"P3 3000 3000 255 1 2 3")
+    with pytest.raises(UserError, match="too large: 3,000 x 3,000 pixels; .* 4 million"):
+        read(path)
 
 
 def test_a_preview_is_not_taken_for_the_photograph(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import draw, held_by_another_process, not_root
 
-from system import outputs
+from system import files, outputs
 from system.messages import UserError
 
 
@@ -195,8 +195,10 @@ def test_what_a_killed_process_has_left_is_removed(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     dead, alive = process.pid, os.getpid()
-    names = [f".model.pth.{dead}.tmp", f".model.curves.png.{dead}.tmp"]
-    others = [f".model.pth.{alive}.tmp", f".other.pth.{dead}.tmp", ".model.x.tmp"]
+    end = files.TEMPORARY
+    names = [f".model.pth.{dead}{end}", f".model.curves.png.{dead}{end}"]
+    others = [f".model.pth.{alive}{end}", f".other.pth.{dead}{end}", f".model.x{end}"]
+    others += [f".model.pth.{10**20}{end}", f".model.letter.{dead}.tmp"]
     for name in names + others:
         (tmp_path / name).touch()
     with outputs.lock("--flag", tmp_path / "model.pth"):

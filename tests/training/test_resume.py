@@ -85,7 +85,7 @@ def test_states_are_not_written_more_often_than_the_interval(checkpoint, monkeyp
 def test_without_resume_a_run_starts_from_the_beginning(checkpoint, monkeypatch):
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
     start_run(checkpoint, state={"epoch": 1})
-    (checkpoint.parent / "model.pth.unfinished" / "features").touch()  # of --no_cache
+    (checkpoint.parent / "model.pth.unfinished" / "0123456789abcdef").mkdir()  # of --no_cache
     run = UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, False)
     assert run.states == {}
     assert sorted(path.name for path in run.folder.iterdir()) == ["images.json", "state.pth"]
@@ -342,5 +342,11 @@ def test_a_folder_that_is_of_no_training_is_not_deleted(data, tiny, call, tmp_pa
     done = call("train.py", *words(data, tmp_path))
     assert_error(done, "model.pth.unfinished: exists and is no folder of an unfinished training")
     assert letter.read_text() == "mine"
+    (letter.parent / "images.json").write_text("{}")  # as a training has
+    assert_error(call("train.py", *words(data, tmp_path)), "exists and is no folder of an unfin")
     letter.unlink()
+    letter.parent.rename(tmp_path / "elsewhere")
+    letter.parent.symlink_to(tmp_path / "elsewhere")
+    assert_error(call("train.py", *words(data, tmp_path)), "exists and is no folder of an unfin")
+    letter.parent.unlink()
     assert call("train.py", *words(data, tmp_path)).returncode == 0
