@@ -129,7 +129,7 @@ def _check_size(image: Image.Image, file: BinaryIO, min_side: int, tags: Tags) -
     """
     pixels = image.width * image.height
     tile_sides = [_number(tags.get(tag)) or 0 for tag in TILE_SIDES]
-    pixels = max(pixels, int(tile_sides[0] * tile_sides[1]))  # a tile is decoded as a whole
+    pixels = max(pixels, int(tile_sides[0] * tile_sides[1]))  # all of a tile is decoded
     most = MAX_DECODED // DECODED_BYTES.get(image.format or "", OTHER_BYTES)
     if _is_deep(image) and (min(image.size) < 2 * min_side or "transparency" in image.info):
         most = min(most, MAX_NARROW_DEEP)
