@@ -279,9 +279,9 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
     if table == "-":
         table = ""
     else:
-        outputs = outputs_of(table)
-        if args.check:
-            outputs = [Output(flag, table, "table of findings")]
+        outputs = [Output(flag, table, "table of findings")]
+        if args.check_labels:
+            outputs += outputs_of(table)
         check_outputs(outputs, [args.weights, args.category_names, args.exclude])
         check_no_input_below(flag, Path(table).parent, args.data_dir, data.all_paths())
     findings, data = data_folder.check_data_folder(

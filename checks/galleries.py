@@ -14,12 +14,9 @@ GALLERIES = ("suspects", "near-duplicates")
 
 
 def outputs_of(table: str) -> list[Output]:
-    """List the files that --check_labels writes: the table, and figures beside it."""
+    """List the figures that --check_labels writes beside its table."""
     figures = [path_beside(table, f"{name}.png") for name in GALLERIES]
-    return [
-        Output("--check_labels", table, "table of findings"),
-        *(Output("--check_labels", figure, "figure") for figure in figures),
-    ]
+    return [Output("--check_labels", figure, "figure") for figure in figures]
 
 
 @dataclass

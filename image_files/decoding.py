@@ -143,7 +143,7 @@ def _check_size(image: Image.Image, file: BinaryIO, min_side: int, tags: Tags) -
             "million are read at most"
         )
     if image.format in JPEGS and pixels > MAX_SCANNED // 2**16:
-        scans = _read(file, MAX_IN_MEMORY).count(START_OF_SCAN)
+        scans = _read(file).count(START_OF_SCAN)
         if pixels * scans > MAX_SCANNED:
             raise Image.DecompressionBombError(
                 f"{image.width:,} x {image.height:,} pixels in {scans} scans"
@@ -197,7 +197,7 @@ def open_image(file: BinaryIO, name: str | os.PathLike, report: Report) -> Image
     except (Image.UnidentifiedImageError, ValueError):  # the latter of limits for compressed text
         if file_type(file) == "HEIC" and _register_heif():
             return Image.open(file)
-        content = _read(file, MAX_IN_MEMORY)
+        content = _read(file)
         if not content.startswith(PNG_SIGNATURE):
             raise
     with contextlib.suppress(Image.UnidentifiedImageError, ValueError):
@@ -208,9 +208,10 @@ def open_image(file: BinaryIO, name: str | os.PathLike, report: Report) -> Image
     return image
 
 
-def _read(file: BinaryIO, size: int = -1) -> bytes:
+def _read(file: BinaryIO) -> bytes:
+    """Return the content of a file, of a large one its first MAX_IN_MEMORY bytes."""
     file.seek(0)
-    return file.read(size)
+    return file.read(MAX_IN_MEMORY)
 
 
 def _load(image: Image.Image, file: BinaryIO, min_side: int) -> Image.Image:

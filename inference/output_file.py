@@ -24,13 +24,21 @@ FOREIGN = (csv.Error, LookupError, RecursionError, TypeError, ValueError)  # rai
 
 def outputs_of(path: str) -> list[Output]:
     """List the files that an OutputFile writes: FILE, and those beside it while it grows."""
-    real = os.path.realpath(path)
+    real = Path(os.path.realpath(path))
     return [
         Output("--output", path, ""),
-        Output("--output", f"{real}.partial", "unfinished output"),
-        Output("--output", f"{real}.settings", "unfinished output"),
+        Output("--output", _partial_path(real), "unfinished output"),
+        Output("--output", _record_path(real), "unfinished output"),
         Output("--output", lock_path(real), "lock"),
     ]
+
+
+def _partial_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.settings")
 
 
 class OutputFile:
@@ -56,8 +64,8 @@ class OutputFile:
         self, path: str, resume: bool, settings: Mapping[str, Any], overwrite: bool = False
     ):
         self.path = Path(os.path.realpath(path))
-        self.partial = self.path.with_name(f"{self.path.name}.partial")
-        self.record = self.path.with_name(f"{self.path.name}.settings")
+        self.partial = _partial_path(self.path)
+        self.record = _record_path(self.path)
         self.format_name = format_of(path)
         self.settings = json.dumps(settings, indent=1)
         self.resume = resume

@@ -18,8 +18,11 @@ from system.files import TEMPORARY, write_atomically
 from system.messages import UserError, shorten, warn
 
 INPUTS_FILE = "images.json"
+STATE_FILE = "state.pth"
 # What is in the folder of an unfinished training; features, if they are not stored elsewhere.
-OWN_FILES = re.compile(rf"images\.json|state\.pth|[0-9a-f]{{16}}|\..*{re.escape(TEMPORARY)}")
+OWN_FILES = re.compile(
+    rf"{re.escape(INPUTS_FILE)}|{re.escape(STATE_FILE)}|[0-9a-f]{{16}}|\..*{re.escape(TEMPORARY)}"
+)
 SAVE_INTERVAL = 2  # seconds at least between two states that are written
 
 
@@ -91,7 +94,7 @@ class UnfinishedRun:
         resume: bool,
     ):
         self.folder = _folder_of(checkpoint)
-        self.path = self.folder / "state.pth"
+        self.path = self.folder / STATE_FILE
         self.arguments = arguments
         self.features_digest = ""
         self.states: dict[int, dict[str, Any]] = {}
