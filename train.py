@@ -36,7 +36,7 @@ from image_files.names import CATEGORY_NAMES, name_categories
 from image_files.oxford102 import NUM_CATEGORIES, download_oxford102
 from system import arguments, devices, scripts
 from system.arguments import whole_number
-from system.messages import UserError, is_first_process, warn
+from system.messages import UserError, is_first_process, shorten, warn
 from system.outputs import (
     Output,
     check_no_input_below,
@@ -50,7 +50,7 @@ from training import fitting, report
 from training.feature_store import default_cache_folder
 from training.features import Settings, assist_extraction, extract, list_views
 from training.fitting import FEW_IMAGES, LARGE_BATCH, SMALL_BATCH
-from training.resume import UnfinishedRun, is_finished
+from training.resume import UnfinishedRun, check_unfinished, is_finished
 
 CHECKPOINT = "assets/model/checkpoint_script.pth"
 CHECK_LABELS = "also look for incorrect labels and near-duplicates, do not train"
@@ -135,6 +135,7 @@ def main(command_line: list[str] | None = None) -> None:
         inputs = (args.weights, args.category_names, args.exclude)
         check_outputs(report.outputs_of(path, not args.no_report), inputs)
         with lock("--save_dir", path):
+            check_unfinished(path)
             if args.resume and is_finished(path, vars(args)):
                 print(f"{path} is finished: nothing to resume")
             else:
@@ -144,7 +145,7 @@ def main(command_line: list[str] | None = None) -> None:
 def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     """Train a classifier: data -> features -> fit -> evaluate -> checkpoint -> report."""
     data = list_images(args)
-    check_output_cat(args.output_cat, len(data.class_to_idx), args.data_dir)
+    check_output_cat(args.output_cat, data)
     check_no_input_below("--save_dir", path.parent, args.data_dir, data.all_paths())
     names = name_categories(list(data.class_to_idx), args.category_names)
     data = utils.read_images(data, None if args.no_cache else args.cache_dir)
@@ -206,17 +207,29 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
 # ---------------------------------------------------------------- the steps
 
 
-def check_output_cat(output_cat: int | None, num_classes: int, data_dir: str) -> None:
+def check_output_cat(output_cat: int | None, data: utils.DataFolder) -> None:
     """Check the number of outputs; those beyond the number of categories give a warning.
 
+    Args:
+        data: from `utils.list_images`.
+
     Raises:
-        UserError: it is missing, or there are more categories; it says what to type.
+        UserError: it is missing, or there are more categories; it says what to type. Or it is the
+            number of the folders of splits, which may be meant as categories.
     """
+    num_classes = len(data.class_to_idx)
+    folders = list(data.categories)
     if output_cat is None or output_cat < num_classes:
         value = "is missing" if output_cat is None else output_cat
         raise UserError(
-            f"--output_cat {value}: {data_dir} has {num_classes} categories; "
+            f"--output_cat {value}: {data.root} has {num_classes} categories; "
             f"type --output_cat {num_classes}"
+        )
+    if output_cat > num_classes and output_cat == len(folders):
+        raise UserError(
+            f"--output_cat {output_cat}: {data.root} has {num_classes} categories in "
+            f"{shorten(folders)}; type --output_cat {num_classes}, or, if these folders are the "
+            "categories, rename them"
         )
     if output_cat > num_classes:
         warn(
@@ -229,7 +242,10 @@ def list_images(args: argparse.Namespace) -> utils.DataFolder:
     """List the images of the data folder, which is downloaded if asked for, less --exclude."""
     if args.download:
         if args.output_cat is None and not os.path.exists(args.data_dir):  # before a long download
-            check_output_cat(args.output_cat, NUM_CATEGORIES, args.data_dir)
+            raise UserError(
+                f"--output_cat is missing: Oxford-102 has {NUM_CATEGORIES} categories; "
+                f"type --output_cat {NUM_CATEGORIES}"
+            )
         download_oxford102(args.data_dir, args.split)
     data = utils.list_images(args.data_dir)
     if args.exclude:
@@ -275,7 +291,7 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
     """Report on a data folder without training, as a CSV file as well if one is named."""
     flag = "--check_labels" if args.check_labels else "--check"
     table = args.check_labels or args.check
-    data = list_images(args)
+    listed = list_images(args)
     if table == "-":
         table = ""
     else:
@@ -283,9 +299,9 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
         if args.check_labels:
             outputs += outputs_of(table)
         check_outputs(outputs, [args.weights, args.category_names, args.exclude])
-        check_no_input_below(flag, Path(table).parent, args.data_dir, data.all_paths())
+        check_no_input_below(flag, Path(table).parent, args.data_dir, listed.all_paths())
     findings, data = data_folder.check_data_folder(
-        utils.read_images(data),
+        utils.read_images(listed),
         settings,
         arch=args.arch,
         views=args.views,
@@ -294,7 +310,7 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
     )
     names = name_categories(list(data.class_to_idx), args.category_names)
     if args.output_cat is not None:
-        check_output_cat(args.output_cat, len(data.class_to_idx), args.data_dir)
+        check_output_cat(args.output_cat, listed)
     if args.check_labels:
         findings += check_labels(args, settings, data, names)
         if table:

@@ -33,6 +33,7 @@ from system.messages import UserError, one_line
 MAX_BYTES = 50_000_000  # of a request
 MAX_PIXELS = 50_000_000  # of an image
 MAX_IMAGES = 16  # of a request
+INPUTS = f"send 1 to {MAX_IMAGES} in a form, or one as the body with Content-Type: image/jpeg"
 
 
 def create_app() -> Flask:
@@ -62,11 +63,13 @@ def create_app() -> Flask:
             top_k = whole_number(1)(request.args.get("top_k", "3"))
         except ArgumentTypeError as error:
             abort(400, f"top_k: {error}")
+        if request.content_length is None:  # which would be cut at MAX_BYTES
+            abort(411, "the header Content-Length is missing")
         files = [(file.filename or "image", file.read()) for file in request.files.getlist("image")]
         if request.data:
             files.append(("image", request.data))
         if not 0 < len(files) <= MAX_IMAGES:
-            abort(400, f"image: {len(files)} files; from 1 to {MAX_IMAGES} are needed")
+            abort(400, f"image: {len(files)} files; {INPUTS}")
         images = [predict_one(name, content, top_k) for name, content in files]
         status = 200 if any("error" not in image for image in images) else 400
         return {"model": digest, "images": images}, status

@@ -263,6 +263,13 @@ def test_a_missing_or_too_small_number_of_outputs_is_an_error_with_advice(call, 
     assert_error(done, "--output_cat", "4 categories", "type --output_cat 4")
 
 
+def test_a_number_of_outputs_that_means_the_folders_of_the_splits_is_an_error(train_own):
+    done, _ = train_own("--output_cat", 3)
+    assert_error(done, "has 2 categories in train, valid, test", "rename them")
+    done, _ = train_own("--output_cat", 4)
+    assert done.returncode == 0
+
+
 def test_too_many_hidden_units_for_the_memory_are_an_error(train_tiny):
     units = 10**16  # no address space has as many bytes
     done, path = train_tiny("--hidden_units", units)

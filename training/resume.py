@@ -19,9 +19,11 @@ from system.messages import UserError, shorten, warn
 
 INPUTS_FILE = "images.json"
 STATE_FILE = "state.pth"
-# What is in the folder of an unfinished training; features, if they are not stored elsewhere.
+# What is in the folder of an unfinished training; features, if they are not stored elsewhere; and
+# what file browsers put into every folder.
 OWN_FILES = re.compile(
-    rf"{re.escape(INPUTS_FILE)}|{re.escape(STATE_FILE)}|[0-9a-f]{{16}}|\..*{re.escape(TEMPORARY)}"
+    rf"{re.escape(INPUTS_FILE)}|{re.escape(STATE_FILE)}|[0-9a-f]{{16}}|\..*{re.escape(TEMPORARY)}|"
+    r"\.DS_Store|Thumbs\.db|desktop\.ini"
 )
 SAVE_INTERVAL = 2  # seconds at least between two states that are written
 
@@ -44,6 +46,23 @@ def is_finished(checkpoint: Path, arguments: dict[str, Any]) -> bool:
 
 def _folder_of(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.name}.unfinished")
+
+
+def check_unfinished(checkpoint: Path) -> None:
+    """Check that the folder of an unfinished training, which will be deleted, is one.
+
+    Raises:
+        UserError: it has files of somebody else.
+    """
+    folder = _folder_of(checkpoint)
+    if not os.path.lexists(folder):
+        return
+    is_ours = folder.is_dir() and not folder.is_symlink()
+    if not is_ours or not all(OWN_FILES.fullmatch(file) for file in os.listdir(folder)):
+        raise UserError(
+            f"{folder}: exists and is no folder of an unfinished training; name another "
+            "--save_dir, or delete it"
+        )
 
 
 def _check_arguments(previous: dict[str, Any], arguments: dict[str, Any], kind: str) -> None:
@@ -99,7 +118,6 @@ class UnfinishedRun:
         self.features_digest = ""
         self.states: dict[int, dict[str, Any]] = {}
         self.saved_at = -math.inf
-        self._check_folder()
         if resume and self.path.exists():
             content = self._load()
             _check_arguments(content["arguments"], arguments, "interrupted")
@@ -117,17 +135,6 @@ class UnfinishedRun:
         text = json.dumps(inputs)
         write_atomically(self.folder / INPUTS_FILE, lambda file: file.write(text.encode()))
         self._write()
-
-    def _check_folder(self) -> None:
-        """Raise UserError if the folder, which will be deleted, has files of somebody else."""
-        if not os.path.lexists(self.folder):
-            return
-        is_ours = self.folder.is_dir() and not self.folder.is_symlink()
-        if not is_ours or not all(OWN_FILES.fullmatch(file) for file in os.listdir(self.folder)):
-            raise UserError(
-                f"{self.folder}: exists and is no folder of an unfinished training; name another "
-                "--save_dir, or delete it"
-            )
 
     def _load(self) -> dict[str, Any]:
         """Return what `_write` wrote; a copy, since not every system replaces a file in use."""

@@ -532,9 +532,14 @@ def test_the_server_refuses_in_json_and_in_its_log(server):
     Image.new("L", (60_000, 1000)).save(wide, "PNG")
     cases = [
         (post(f"{url}/predict?top_k=0", png_of_view()), 400, "top_k: '0' is not a whole number"),
-        (post(f"{url}/predict", *form(b"", name="picture")), 400, "image: 0 files; from 1 to 16"),
-        (post(f"{url}/predict", *form(*[b"x"] * 17)), 400, "image: 17 files; from 1 to 16"),
+        (post(f"{url}/predict", *form(b"", name="picture")), 400, "image: 0 files; send 1 to 16"),
+        (post(f"{url}/predict", *form(*[b"x"] * 17)), 400, "image: 17 files; send 1 to 16"),
         (post(f"{url}/predict", bytes(51_000_000)), 413, "exceeds the capacity limit"),
+        (
+            post(f"{url}/predict", iter([png_of_view()])),
+            411,
+            "Content-Length is missing",
+        ),  # chunked
         (post(f"{url}/nowhere", b"x"), 404, "not found"),
     ]
     for (status, reply), expected, reason in cases:

@@ -26,7 +26,7 @@ from conftest import (
 
 from system.messages import UserError
 from training import resume
-from training.resume import UnfinishedRun, is_finished
+from training.resume import UnfinishedRun, check_unfinished, is_finished
 
 # ---------------------------------------------------------------- UnfinishedRun
 
@@ -164,7 +164,7 @@ def test_garbage_is_not_resumed(checkpoint, content):
 def test_a_file_where_the_folder_should_be_is_an_error(checkpoint):
     (checkpoint.parent / "model.pth.unfinished").touch()
     with pytest.raises(UserError, match="model.pth.unfinished: exists and is no folder of an unf"):
-        start_run(checkpoint)
+        check_unfinished(checkpoint)
 
 
 def test_a_finished_run_is_recognized_by_its_arguments(checkpoint):
@@ -341,7 +341,7 @@ def test_a_folder_that_is_of_no_training_is_not_deleted(data, tiny, call, tmp_pa
     letter.write_text("mine")
     done = call("train.py", *words(data, tmp_path))
     assert_error(done, "model.pth.unfinished: exists and is no folder of an unfinished training")
-    assert letter.read_text() == "mine"
+    assert letter.read_text() == "mine" and done.stdout == ""  # before the images are read
     (letter.parent / "images.json").write_text("{}")  # as a training has
     assert_error(call("train.py", *words(data, tmp_path)), "exists and is no folder of an unfin")
     letter.unlink()
@@ -349,4 +349,6 @@ def test_a_folder_that_is_of_no_training_is_not_deleted(data, tiny, call, tmp_pa
     letter.parent.symlink_to(tmp_path / "elsewhere")
     assert_error(call("train.py", *words(data, tmp_path)), "exists and is no folder of an unfin")
     letter.parent.unlink()
+    letter.parent.mkdir()
+    (letter.parent / ".DS_Store").touch()
     assert call("train.py", *words(data, tmp_path)).returncode == 0
