@@ -134,15 +134,6 @@ def test_an_image_is_in_the_same_split_in_every_version_of_the_program(tmp_path)
     assert {image.path.split()[-1]: image.split for image in data.images} == contents
 
 
-def test_each_category_of_three_images_has_one_in_each_split(tmp_path):
-    for category in "abc":
-        (tmp_path / category).mkdir()
-        for number in range(3):
-            (tmp_path / category / f"{number}.png").write_text(f"{category} {number}")
-    data = utils.read_images(utils.list_images(tmp_path))
-    assert all(data.labels(split) == [0, 1, 2] for split in utils.SPLITS)
-
-
 @pytest.mark.parametrize("missing", [["valid"], ["test"], ["valid", "test"]])
 def test_a_missing_split_is_taken_from_train(drawn, missing, tmp_path, capsys):
     root = tmp_path / "flowers"
@@ -160,24 +151,18 @@ def test_a_missing_split_is_taken_from_train(drawn, missing, tmp_path, capsys):
     assert len(data.paths("train")) == 120 - moved
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("Train", "Val", "Test"),
-        ("training", "validation", "testing"),
-        ("TRAIN", "dev", "test"),
-    ],
-)
+OTHER_NAMES = [("training", "Val", "testing"), ("TRAIN", "validation", "Test")]
+OTHER_NAMES += [("train", "dev", "test")]
+
+
+@pytest.mark.parametrize("names", OTHER_NAMES)
 def test_the_splits_have_other_names_in_any_case(own_images, names):
-    before = utils.list_images(own_images)
     for split, name in zip(utils.SPLITS, names, strict=True):
         (own_images / split).rename(own_images / "moving")
         (own_images / "moving").rename(own_images / name)
     data = utils.list_images(own_images)
-    assert data.class_to_idx == before.class_to_idx
-    for split, name in zip(utils.SPLITS, names, strict=True):
-        assert data.labels(split) == before.labels(split)
-        assert {path.split("/")[0] for path in data.paths(split)} == {name}
+    folders = [data.paths(split)[0].split("/")[0] for split in utils.SPLITS]
+    assert tuple(folders) == names
 
 
 @pytest.fixture
@@ -206,7 +191,6 @@ def test_each_folder_is_listed_and_each_file_read_once(
     """Millions of files are listed in minutes, even on a file server."""
     monkeypatch.setattr("image_files.digests.MIN_AGE", -(10**18))  # all files are old enough
     root = own_images / folder
-    draw(0, 70).save(root / "beside the folders.jpg")
     folders = {str(path) for path in [root, *root.rglob("*")] if path.is_dir()}
     files = {str(path) for path in root.rglob("*/*.jpg")}
     for is_first in (True, False):
@@ -221,15 +205,6 @@ def test_each_folder_is_listed_and_each_file_read_once(
 
 
 # ---------------------------------------------------------------- as people have it
-
-
-def test_sub_folders_of_a_category_belong_to_it(own_images):
-    folder = own_images / "train" / "a" / "from my phone" / "2024"
-    folder.mkdir(parents=True)
-    draw(0, 50).save(folder / "deep.jpg")
-    data = utils.list_images(own_images)
-    assert data.paths("train")[0] == "train/a/from my phone/2024/deep.jpg"
-    assert data.labels("train") == [0, 0, 0, 1, 1]
 
 
 def test_images_outside_of_the_categories_are_counted_and_named(own_images, capsys):
@@ -321,7 +296,7 @@ def test_an_invalid_labeled_folder_is_a_users_error(own_images):
 # ---------------------------------------------------------------- images
 
 
-@pytest.mark.parametrize(("mode", "orientation"), [("RGB", 6), ("L", 1), ("CMYK", 1)])
+@pytest.mark.parametrize(("mode", "orientation"), [("RGB", 6), ("CMYK", 1)])
 def test_a_large_jpeg_is_decoded_smaller_with_the_same_view(tmp_path, mode, orientation):
     large = draw(2, 7, 400, 340).resize((2400, 2040), Image.Resampling.BICUBIC).convert(mode)
     exif = Image.Exif()
@@ -329,6 +304,8 @@ def test_a_large_jpeg_is_decoded_smaller_with_the_same_view(tmp_path, mode, orie
     large.save(tmp_path / "large.jpg", quality=95, exif=exif)
     image = utils.load_image(tmp_path / "large.jpg")
     assert sorted(image.size) == [2040 // 2, 2400 // 2]  # a quarter would be less than 512
+    for size, shorter in ((64, 255), (448, 2040)):  # at least twice 73 and 512
+        assert min(utils.load_image(tmp_path / "large.jpg", size=size).size) == shorter
     with Image.open(tmp_path / "large.jpg") as full:
         expected = utils.plain_view(ImageOps.exif_transpose(full).convert("RGB"))
     difference = utils.plain_view(image).astype(float) - expected
@@ -382,14 +359,6 @@ def test_normalized_plain_views_equal_torchvisions_bit_by_bit(size):
     assert torch.equal(views[0], VGG16_Weights.IMAGENET1K_V1.transforms()(image))
 
 
-def test_means_and_standard_deviations_are_used():
-    views = utils.plain_view(draw(1, 1))[None]
-    means, stds = (0.1, 0.2, 0.3), (2.0, 4.0, 8.0)
-    expected = torch.from_numpy(views) / 255 - torch.tensor(means).view(3, 1, 1)
-    expected /= torch.tensor(stds).view(3, 1, 1)
-    torch.testing.assert_close(utils.normalize(views, means, stds), expected)
-
-
 @pytest.mark.parametrize("size", [(300, 200), (31, 224), (640, 427)])
 def test_random_views_equal_torchvisions_and_follow_from_their_seed_alone(size):
     image = draw(2, 5, *size)
@@ -404,24 +373,17 @@ def test_random_views_equal_torchvisions_and_follow_from_their_seed_alone(size):
         assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("size", [224, 96])
-def test_views_are_numbered(images, size):
+def test_views_are_numbered_and_decoded_from_the_bytes_that_were_digested(images, count_calls):
     path = all_images(images)[0]
-    views = load_views(images, path, [0, 1, 2, 3], size)
-    assert views.shape == (4, 3, size, size) and views.dtype == np.uint8
-    assert np.array_equal(views[0], utils.load_plain_view(images / path, size))
+    digest = digest_of_file(images / path)
+    count_calls["open"].clear()
+    views = utils.load_views(str(images), path, digest, [0, 1, 2, 3], 96)
+    assert count_calls["open"][str(images / path)] == 1
+    assert views.shape == (4, 3, 96, 96) and views.dtype == np.uint8
+    assert np.array_equal(views[0], utils.load_plain_view(images / path, 96))
     assert np.array_equal(views[1], views[0][:, :, ::-1])
     assert len({view.tobytes() for view in views}) == 4
-    assert np.array_equal(load_views(images, path, [2], size)[0], views[2])
-
-
-def test_a_large_jpeg_is_decoded_for_the_size_of_its_views(tmp_path):
-    path = tmp_path / "large.jpg"
-    draw(1, 3, 320, 240).resize((3200, 2400)).save(path)
-    decoded = [min(utils.load_image(path, size=size).size) for size in (64, 224, 448)]
-    assert decoded == [300, 600, 1200]  # at least twice 73, 256 and 512
-    [view] = load_views(tmp_path, path.name, [0], 448)
-    assert np.array_equal(view, utils.load_plain_view(path, 448))
+    assert np.array_equal(load_views(images, path, [2], 96)[0], views[2])
 
 
 def test_random_views_follow_from_the_images_content(tmp_path):
@@ -432,14 +394,6 @@ def test_random_views_follow_from_the_images_content(tmp_path):
     first, copy, other = (load_views(tmp_path, name, [0, 2]) for name in names)
     assert np.array_equal(first, copy)
     assert np.array_equal(first[0], other[0]) and not np.array_equal(first[1], other[1])
-
-
-def test_views_are_decoded_from_the_bytes_that_were_digested(images, count_calls):
-    path = all_images(images)[0]
-    digest = digest_of_file(images / path)
-    count_calls["open"].clear()
-    utils.load_views(str(images), path, digest, [0, 1, 2])
-    assert count_calls["open"][str(images / path)] == 1
 
 
 def test_views_of_other_content_than_expected_are_refused(images):

@@ -12,7 +12,6 @@ from matplotlib.text import Text
 from PIL import Image
 
 from evaluation import plots
-from evaluation.metrics import metrics
 
 OXFORD = list(json.loads((ROOT / "cat_to_name.json").read_text()).values())
 LONG = "the long name of a category that somebody has made up, of 70 characters"
@@ -69,21 +68,6 @@ def widths_of(ax):
     return [bar.get_width() for bar in (bars if ax.yaxis_inverted() else bars[::-1])]
 
 
-def confused(num_classes, count=500):
-    """Return labels and predictions (count,); about one in five is incorrect."""
-    rng = np.random.default_rng(num_classes)
-    labels, others = rng.integers(0, num_classes, (2, count))
-    return labels, np.where(rng.random(count) < 0.8, labels, others)
-
-
-def test_no_window_is_opened_and_the_inputs_do_not_change(look):
-    labels, predictions = confused(5)
-    before = labels.copy(), predictions.copy()
-    look(plots.confusion_matrix(labels, predictions, OXFORD[:5]))
-    assert pyplot.get_fignums() == []
-    assert np.array_equal(before, (labels, predictions))
-
-
 # ---------------------------------------------------------------- learning curves
 
 
@@ -113,23 +97,19 @@ def test_learning_curves_show_the_history_and_mark_the_epoch_used(look, epochs):
     assert f"{columns['valid_accuracy'][used - 1]:.1%}" in accuracy.get_title()
 
 
-def test_an_epoch_used_that_is_not_in_the_history_is_an_error():
-    with pytest.raises(ValueError):
-        plots.learning_curves(HISTORY, 4)
-
-
 # ---------------------------------------------------------------- confusion matrix
 
 
 @pytest.mark.parametrize("num_classes", [2, 17, 102])
 def test_the_confusion_matrix_counts_and_names(look, num_classes):
     names = OXFORD[:num_classes]
-    labels, predictions = confused(num_classes)
+    rng = np.random.default_rng(num_classes)
+    labels, others = rng.integers(0, num_classes, (2, 500))
+    predictions = np.where(rng.random(500) < 0.8, labels, others)
     figure = plots.confusion_matrix(labels, predictions, names)
     _, texts = look(figure)
     counts = np.zeros((num_classes, num_classes), int)
-    for label, prediction in zip(labels, predictions, strict=True):
-        counts[label, prediction] += 1
+    np.add.at(counts, (labels, predictions), 1)
     ax, _ = figure.axes
     shares = ax.images[0].get_array()
     assert np.allclose(shares, counts / counts.sum(1, keepdims=True))
@@ -154,11 +134,6 @@ def test_long_names_and_categories_without_images_fit_a_confusion_matrix(look, n
     shares = figure.axes[0].images[0].get_array()
     assert np.isfinite(np.ma.getdata(shares)).all()
     assert shares[1, :2].tolist() == [0.5, 0.5] and shares.sum() == 1
-
-
-def test_a_prediction_without_a_name_is_an_error():
-    with pytest.raises(IndexError):
-        plots.confusion_matrix(np.array([0, 1]), np.array([0, 2]), ["iris", "rose"])
 
 
 # ---------------------------------------------------------------- images
@@ -189,16 +164,12 @@ def test_the_gallery_shows_each_mistake_with_its_texts(look, count):
                 assert text[:9] == full[:9] and "…" in text and text[-9:] == full[-9:]
 
 
-def test_a_gallery_of_unequal_lists_is_an_error():
-    with pytest.raises(ValueError):
-        plots.mistakes_gallery([draw(0, 0)], ["1.jpg"], ["iris"], ["rose"], [0.5, 0.4])
-
-
 @pytest.mark.parametrize("count", [2, 17])
 def test_a_grid_has_rows_of_images_below_their_titles(look, count):
     images = [draw(n % 4, n, 30 + 8 * (n % 3), 40) for n in range(count)]
     figure = plots.image_grid(images, OXFORD[:count], title="Flowers", columns=5)
     _, texts = look(figure)
+    assert pyplot.get_fignums() == []  # no window is opened
     titles = [ax.get_title().replace("\n", " ") for ax in figure.axes]
     assert titles == OXFORD[:count] and "Flowers" in texts
     for n, ax in enumerate(figure.axes):
@@ -206,26 +177,6 @@ def test_a_grid_has_rows_of_images_below_their_titles(look, count):
         assert (cell.rowspan.start, cell.colspan.start) == divmod(n, 5)
         assert ax.bbox.width == pytest.approx(ax.bbox.height, rel=0.02)
         assert np.array_equal(ax.images[0].get_array(), np.asarray(images[n]))
-
-
-@pytest.mark.parametrize("size", [(80, 30), (50, 50)])
-def test_an_image_is_drawn_complete_upright_and_in_proportion(look, size):
-    pixels = np.zeros((size[1], size[0], 3), np.uint8)
-    pixels[:, :, 2] = 255
-    pixels[: size[1] // 2, :, :] = (255, 0, 0)  # the upper half
-    figure = plots.image_grid([Image.fromarray(pixels)], ["iris"])
-    drawn, _ = look(figure)
-    red, blue = (np.argwhere((drawn == color).all(2)) for color in [(255, 0, 0), (0, 0, 255)])
-    assert red.max(0)[0] < blue.min(0)[0]
-    height, width = blue.max(0) - red.min(0) + 1
-    assert max(height, width) > 100  # of 200 pixels
-    assert width / height == pytest.approx(size[0] / size[1], rel=0.04)
-
-
-def test_a_gray_image_is_drawn_in_gray(look):
-    figure = plots.image_grid([np.full((20, 20), 100, np.uint8)], ["iris"])
-    drawn, _ = look(figure)
-    assert (drawn[len(drawn) // 2, drawn.shape[1] // 2] == 100).all()
 
 
 # ---------------------------------------------------------------- bars
@@ -278,18 +229,20 @@ def test_counts_are_bars_from_the_largest_to_the_smallest(look, num_classes):
 def test_the_heat_is_where_the_map_has_it_and_is_smooth(look):
     heat = np.zeros((14, 14))
     heat[1:4, 9:13] = 1  # at the top right
-    image = np.full((120, 160, 3), 128, np.uint8)
+    image = np.full((120, 160), 128, np.uint8)
     figure = plots.heat_map(image, heat, "iris")
     drawn, texts = look(figure)
     plain, overlay, bar = figure.axes
     assert np.array_equal(plain.images[0].get_array(), image) and len(plain.images) == 1
-    assert overlay.images[1].get_extent() == overlay.images[0].get_extent()
     assert "locations that support iris" in texts
     assert {"none", "most"} <= set(labels_of(bar.yaxis))
     # Pixels of the image (y, x) -> colors of the figure.
     y, x = np.mgrid[0:120, 0:160]
     pixels = overlay.transData.transform(np.stack([x, y], -1).reshape(-1, 2)).astype(int)
+    assert pixels[0, 1] > pixels[-1, 1]  # upright
+    assert np.divide(*np.ptp(pixels, axis=0)) == pytest.approx(160 / 120, rel=0.02)
     colors = drawn[len(drawn) - 1 - pixels[:, 1], pixels[:, 0]].reshape(120, 160, 3)
+    assert (colors[100, 20] == 128).all()
     heat = np.ptp(colors, axis=2).astype(int)  # the image is gray: color is heat
     top, left = np.unravel_index(heat.argmax(), heat.shape)
     assert 120 * 1 / 14 <= top <= 120 * 4 / 14 and 160 * 9 / 14 <= left <= 160 * 13 / 14
@@ -298,49 +251,25 @@ def test_the_heat_is_where_the_map_has_it_and_is_smooth(look):
     assert steps.max() < np.ptp(heat) / 4  # without smoothing, one step is all of it
 
 
-def softmax(logits):
-    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-
-
-def test_the_reliability_diagram_shows_shares_and_the_models_calibration_error(look):
-    rng = np.random.default_rng(0)
-    logits, labels = 2 * rng.standard_normal((400, 4)), rng.integers(0, 4, 400)
-    labels[:250] = logits[:250].argmax(1)
-    correct = logits.argmax(1) == labels
-    eces = [metrics(logits / t, labels)["ece"] for t in (1, 2)]
-    probs = [softmax(logits / t).max(1) for t in (1, 2)]
-    figure = plots.reliability_diagram(
-        correct, *probs, ece_before=eces[0], ece_after=eces[1], temperature=2
-    )
+def test_the_reliability_diagram_shows_the_share_in_each_bin(look):
+    correct = np.array([True, False, True, True, False])
+    before, after = np.array([0.3, 0.31, 0.9, 1.0, 1.0]), np.array([0.5, 0.5, 0.5, 0.5, 0.9])
+    eces = {"ece_before": 0.25, "ece_after": 0.125, "temperature": 2}
+    figure = plots.reliability_diagram(correct, before, after, **eces)
     _, texts = look(figure)
     top, bottom = figure.axes
     assert np.array_equal(top.lines[0].get_data(), [[0, 1], [0, 1]])
-    for dots, stairs, given, ece in zip(top.collections, bottom.patches, probs, eces, strict=True):
-        counts, edges = stairs.get_data()[:2]
-        assert np.allclose(edges, np.arange(16) / 15)
-        assert counts.tolist() == np.histogram(given, edges)[0].tolist()
-        x, y = np.asarray(dots.get_offsets()).T
-        bins = np.digitize(given, edges) - 1
-        assert y == pytest.approx([correct[bins == k].mean() for k in range(15) if counts[k]])
-        assert np.argmax(dots.get_sizes()) == np.argmax(counts[counts > 0])
-        assert (counts[counts > 0] * np.abs(x - y)).sum() / 400 == pytest.approx(ece)
+    dots = [np.asarray(dots.get_offsets()) for dots in top.collections]
+    assert dots[0] == pytest.approx(np.array([[0.305, 0.5], [0.9, 1], [1, 0.5]]))
+    assert dots[1] == pytest.approx(np.array([[0.5, 0.75], [0.9, 0]]))
+    assert np.argmax(top.collections[1].get_sizes()) == 0
+    counts, edges, _ = bottom.patches[0].get_data()
+    assert counts.tolist() == [0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]
+    assert np.allclose(edges, np.arange(16) / 15)
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == [
-        "perfect",
-        f"without temperature: ECE {eces[0]:.1%}",
-        f"with temperature 2.00: ECE {eces[1]:.1%}",
-    ]
-    assert "Calibration of 400 predictions (large dots: many)" in texts
-
-
-def test_certain_predictions_are_in_the_last_bin(look):
-    ones = np.ones(3, np.float32)
-    correct = np.array([True, True, False])
-    eces = {"ece_before": 1 / 3, "ece_after": 1 / 3, "temperature": 1.0}
-    figure = plots.reliability_diagram(correct, ones, ones, **eces)
-    look(figure)
-    assert figure.axes[1].patches[0].get_data()[0].tolist() == [0] * 14 + [3]
-    assert figure.axes[0].collections[0].get_offsets().tolist() == [[1, 2 / 3]]
+    assert legend[0] == "perfect" and legend[1] == "without temperature: ECE 25.0%"
+    assert legend[2] == "with temperature 2.00: ECE 12.5%"
+    assert "Calibration of 5 predictions (large dots: many)" in texts
 
 
 def test_the_novelty_histogram_counts_images_and_marks_single_ones(look):

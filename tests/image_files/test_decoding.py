@@ -1,6 +1,7 @@
 """image_files/decoding.py: what pixels mean, formats, good pixels with invalid metadata, colors."""
 
 import io
+import os
 import re
 import struct
 import subprocess
@@ -301,14 +302,13 @@ def png_of(chunks: list[tuple[bytes, bytes]]) -> bytes:
     return content
 
 
-def webp_of_zeros(path: Path) -> None:
-    Image.new("RGB", (8000, 8000)).save(path, "WEBP", quality=1, method=0)
-
-
 LARGE_FILES = {
     "16 bits": (lambda path: png_of_zeros(path, 13_300, 16, 0), "read"),
     "RGBA": (lambda path: png_of_zeros(path, 10_000, 8, 6), "read"),
-    "WebP": (webp_of_zeros, "too large: 8,000 x 8,000 pixels; of an image like this, 50 million"),
+    "WebP": (
+        lambda path: Image.new("RGB", (8000, 8000)).save(path, "WEBP", quality=1, method=0),
+        "too large: 8,000 x 8,000 pixels; of an image like this, 50 million",
+    ),
     "a PNG that goes on with zeros": (
         lambda path: path.write_bytes(decoding.PNG_SIGNATURE + bytes(10**8)),
         "not an image",
@@ -340,14 +340,9 @@ def test_a_jpeg_of_many_scans_is_refused(tmp_path):
         read(tmp_path / "a.jpg")
 
 
-def tail_of_zeros(path: Path) -> None:
-    photo((400, 300)).save(path, "JPEG")
-    with open(path, "r+b") as file:
-        file.truncate(2 * 10**9)  # which take no place on the disk
-
-
 def test_the_end_of_a_file_that_is_no_image_is_not_read(tmp_path):
-    tail_of_zeros(tmp_path / "a.jpg")
+    photo((400, 300)).save(tmp_path / "a.jpg")
+    os.truncate(tmp_path / "a.jpg", 2 * 10**9)  # which take no place on the disk
     with open_file(tmp_path / "a.jpg") as file:
         tracemalloc.start()
         decode(file, "a.jpg", 96, [].append)
@@ -478,15 +473,6 @@ def test_good_pixels_with_invalid_metadata_are_read(tmp_path, kind):
     assert len(lines) == ("profile" in kind)
 
 
-@pytest.mark.parametrize(
-    "exif", [b"", b"Exif", b"Exif\0\0II*\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
-)
-def test_garbage_as_exif_is_ignored(tmp_path, exif):
-    photo().save(tmp_path / "a", "JPEG", exif=exif)
-    photo().save(tmp_path / "b", "JPEG")
-    assert (read(tmp_path / "a")[0] == read(tmp_path / "b")[0]).all()
-
-
 @pytest.mark.parametrize("is_progressive", [False, True])
 @pytest.mark.parametrize("size", [(150, 120), (1700, 1300)])
 def test_a_jpeg_without_its_end_is_read_if_all_pixels_are_there(tmp_path, is_progressive, size):
@@ -502,20 +488,6 @@ def test_a_jpeg_without_its_end_is_read_if_all_pixels_are_there(tmp_path, is_pro
         (tmp_path / "a.jpg").write_bytes(jpeg[:length])
         with pytest.raises(UserError, match="a.jpg"):
             read(tmp_path / "a.jpg")
-
-
-@pytest.mark.parametrize("format", ["JPEG", "TIFF"])
-def test_a_file_is_in_memory_unless_it_is_large(tmp_path, monkeypatch, format):
-    photo().save(tmp_path / "a", format)
-    with open_file(tmp_path / "a") as file:
-        (tmp_path / "a").rename(tmp_path / "b")
-        assert file.read() == (tmp_path / "b").read_bytes()
-        assert isinstance(file, io.BytesIO)
-    expected, _ = read(tmp_path / "b")
-    monkeypatch.setattr(decoding, "MAX_IN_MEMORY", 100)
-    with open_file(tmp_path / "b") as file:
-        assert not isinstance(file, io.BytesIO)
-    assert (read(tmp_path / "b")[0] == expected).all()
 
 
 # ---------------------------------------------------------------- colors
@@ -545,30 +517,28 @@ def rgb_profile(gamma: float, primaries) -> bytes:
     return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + data
 
 
-# Adobe RGB (1998) and Display P3, adapted to D50.
-ADOBE = rgb_profile(
-    2.2, [(0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446)]
-)
+# Display P3, adapted to D50.
 P3 = rgb_profile(
     2.2, [(0.5151, 0.2412, -0.0011), (0.2919, 0.6922, 0.0419), (0.1572, 0.0666, 0.7841)]
 )
 
 
 @pytest.mark.parametrize(
-    ("profile", "format"),
-    [(ADOBE, "PNG"), (P3, "JPEG"), (ADOBE, "TIFF"), (P3, "WEBP")],
-    ids=["Adobe RGB, PNG", "P3, JPEG", "Adobe RGB, TIFF", "P3, WebP"],
+    "format",
+    ["PNG", "JPEG", "TIFF", "WEBP"],
 )
-def test_one_image_in_several_color_spaces_has_the_same_pixels(tmp_path, profile, format):
+def test_one_image_in_two_color_spaces_has_the_same_pixels(tmp_path, format):
     muted = Image.blend(photo(), Image.new("RGB", (150, 120), "gray"), 0.5)
-    source, target = ImageCms.createProfile("sRGB"), ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    other = ImageCms.profileToProfile(muted, source, target)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    other = ImageCms.profileToProfile(muted, srgb, ImageCms.ImageCmsProfile(io.BytesIO(P3)))
     assert np.abs(np.asarray(other, int) - np.asarray(muted, int)).mean() > 3
     options = {"quality": 95, "subsampling": 0} if format == "JPEG" else {}
     options |= {"lossless": True} if format == "WEBP" else {}
-    other.save(tmp_path / "a", format, icc_profile=profile, **options)
+    other.save(tmp_path / "a", format, icc_profile=P3, **options)
     pixels, lines = read(tmp_path / "a")
     assert np.abs(pixels - np.asarray(muted, int)).mean() < 2 and lines == []
+    photo().save(tmp_path / "b.png", icc_profile=srgb.tobytes())
+    assert (read(tmp_path / "b.png")[0] == np.asarray(photo())).all()  # not a bit has changed
 
 
 def test_a_damaged_text_costs_no_color_profile(tmp_path):
@@ -580,12 +550,6 @@ def test_a_damaged_text_costs_no_color_profile(tmp_path):
     (tmp_path / "b.png").write_bytes(png[:33] + text + png[33:])
     pixels, lines = read(tmp_path / "b.png")
     assert (pixels == expected).all() and lines == []
-
-
-def test_an_srgb_profile_changes_no_bit(tmp_path):
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    photo().save(tmp_path / "a.png", icc_profile=srgb)
-    assert (read(tmp_path / "a.png")[0] == np.asarray(photo())).all()
 
 
 def test_a_profile_of_another_color_space_is_ignored_and_reported(tmp_path):

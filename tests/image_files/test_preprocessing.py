@@ -1,13 +1,12 @@
 """The views of a few odd images: if one changes, PREPROCESSING_VERSION has to rise."""
 
 import hashlib
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from test_decoding import P3, packed, photo, png_of
+from test_decoding import P3, photo
 
 import utils
 from image_files.digests import digest_of_file
@@ -53,30 +52,12 @@ def inks(path: Path) -> None:
     photo((257, 301)).convert("CMYK").save(path, "TIFF")
 
 
-def transparent_color_of_2_bits(path: Path) -> None:
-    values = np.add.outer(np.arange(120) // 7, np.arange(160) // 9)[..., None] % 4
-    header = struct.pack(">IIBBBBB", 160, 120, 2, 0, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"tRNS", b"\0\1"), (b"IDAT", packed(values, 2)), (b"IEND", b"")]
-    path.write_bytes(png_of(chunks))
-
-
-def transparent_color_of_16_bits(path: Path) -> None:
-    image = Image.fromarray(np.asarray(photo())[:8] // 64 * 64)
-    values = np.asarray(image).astype(int) * 257
-    header = struct.pack(">IIBBBBB", 150, 8, 16, 2, 0, 0, 0)
-    color = struct.pack(">3H", *values[0, 0])
-    chunks = [(b"IHDR", header), (b"tRNS", color), (b"IDAT", packed(values, 16)), (b"IEND", b"")]
-    path.write_bytes(png_of(chunks))
-
-
 def large(path: Path) -> None:
     """Write more pixels than are converted at once."""
     photo().resize((4200, 4100), Image.Resampling.NEAREST).quantize(16).save(path)
 
 
 DIGESTS = {
-    transparent_color_of_2_bits: "39dff6707bbc876f",
-    transparent_color_of_16_bits: "d4095ad45e1177bc",
     large: "b63598b53e5c62b2",
     deep_gray: "cfa904b2527a509d",
     palette_with_transparency: "7eca9ff6b0a9f5bc",
