@@ -14,13 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import (
-    ROOT,
-    detector_of,
-    draw,
-    same_bits,
-    small_backbone,
-)
+from conftest import ROOT, detector_of, draw, same_bits, small_backbone
 from torch import nn
 
 import predict
@@ -118,15 +112,13 @@ def test_the_module_is_a_copy_in_float32_and_the_classifier_stays_as_it_is():
     classifier = small_classifier().train()
     classifier.backbone.to(torch.bfloat16, memory_format=torch.channels_last)
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-    layouts = {name: (t.dtype, t.stride()) for name, t in classifier.state_dict().items()}
     module = module_of(classifier)
     with torch.inference_mode():
         outputs = module(torch.from_numpy(views()))
     assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.float32}
     assert all(tensor.is_contiguous() for tensor in module.state_dict().values())
     assert same_bits(classifier.state_dict(), before)
-    assert {name: (t.dtype, t.stride()) for name, t in classifier.state_dict().items()} == layouts
-    assert classifier.training
+    assert classifier.training and classifier.backbone.features[0].weight.dtype == torch.bfloat16
     classifier.eval().backbone.float()  # weights that were rounded stay rounded
     assert difference(outputs, classifier.predict_views(views())) < 1e-5
 
@@ -137,6 +129,8 @@ def test_the_module_is_a_copy_in_float32_and_the_classifier_stays_as_it_is():
 def test_a_file_predicts_as_its_model_does(small):
     """Four images, and then one."""
     classifier, path = small
+    num_weights = sum(tensor.numel() for tensor in classifier.state_dict().values())
+    assert path.stat().st_size < 1.3 * 4 * num_weights  # none is stored twice
     probs, novelty = outputs_of(path, views(5))
     assert probs.shape == (5, 3) and novelty.shape == (5,)
     assert probs.dtype == novelty.dtype == np.float32
@@ -176,9 +170,8 @@ def test_outputs_that_differ_are_an_error(small, monkeypatch, output, change):
         list(export(*small, list(views())))
 
 
-@pytest.fixture(scope="module")
 def photographed(flowers_dir, vgg16_weights):
-    """A classifier with the weights of ImageNet, and a photograph of each of 17 categories."""
+    """Return a classifier with the weights of ImageNet, and a photograph of each category."""
     backbone = Backbone("vgg16")
     load_weights(backbone, "vgg16", str(vgg16_weights))
     paths = sorted((flowers_dir / "test").glob("*/*"))
@@ -193,20 +186,9 @@ def photographed(flowers_dir, vgg16_weights):
     return classifier, photographs
 
 
-def test_imagenet_weights_predict_the_same_on_photographs(photographed, tmp_path):
-    classifier, photographs = photographed
-    path = tmp_path / "model.onnx"
-    saved, same, largest = export(classifier, path, photographs[::2])
-    assert saved == f"saved {path}"
-    assert same == "float32: 9 of 9 images keep their most likely category"
-    assert max(differences_in(largest)) < 1e-4
-    assert path.stat().st_size < 62e6  # no weights are stored twice
-    path.unlink()
-
-
-def test_integers_keep_the_predictions_for_photographs(photographed, tmp_path):
+def test_integers_keep_the_predictions_for_photographs(flowers_dir, vgg16_weights, tmp_path):
     """Calibrated on 8 photographs, and compared on 9 others."""
-    classifier, photographs = photographed
+    classifier, photographs = photographed(flowers_dir, vgg16_weights)
     path = tmp_path / "int8.onnx"
     _, kept, largest = export(classifier, path, photographs[:8], is_int8=True)
     assert kept == "int8: 8 of 8 images keep their most likely category"

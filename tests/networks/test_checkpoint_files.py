@@ -4,7 +4,6 @@ import math
 import os
 import re
 import zipfile
-from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -15,27 +14,6 @@ from torch import nn
 import model
 from networks import checkpoint_files
 from system.messages import UserError
-
-
-@pytest.mark.parametrize("old_format", [False, True])
-def test_plain_types_and_tensors_of_every_kind_are_read(tmp_path, old_format):
-    tensors = {
-        str(dtype): torch.arange(6).reshape(2, 3).to(dtype)
-        for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.bool)
-    }
-    content = {
-        **tensors,
-        "parameter": nn.Parameter(torch.ones(2)),
-        "ordered": OrderedDict(a=torch.zeros(2, 2, 1, 1).to(memory_format=torch.channels_last)),
-        "plain": {"text": "ü", "numbers": [1, 2.5, 10**20, None, True], "pair": (1, ("a", "b"))},
-    }
-    path = tmp_path / "file.pth"
-    torch.save(content, path, _use_new_zipfile_serialization=not old_format)
-    loaded = checkpoint_files.load_torch(path, "checkpoint")
-    assert loaded["plain"] == content["plain"]
-    assert loaded["parameter"].tolist() == [1, 1] and loaded["ordered"]["a"].shape == (2, 2, 1, 1)
-    for name, tensor in tensors.items():
-        assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
 
 
 class Hostile:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import nonsense_server, same_bits, small_backbone
+from conftest import same_bits, small_backbone
 
 from networks import weights
 from system.messages import UserError
@@ -171,6 +171,12 @@ def sources(tmp_path, monkeypatch):
         def __init__(self, *args):
             super().__init__(*args, directory=str(tmp_path))
 
+        def do_GET(self):
+            if "nonsense" in self.path:
+                self.wfile.write(b"nonsense\r\n\r\n")  # which is no HTTP
+            else:
+                super().do_GET()
+
         def log_message(self, *args):
             requests.append((self.path, self.headers.get("Authorization")))
 
@@ -281,10 +287,7 @@ def test_a_host_that_does_not_answer_is_given_up(sources, monkeypatch):
     assert socket.getdefaulttimeout() == previous
 
 
-def test_a_proxy_that_answers_nonsense_is_given_up(sources, monkeypatch):
-    with nonsense_server() as port:
-        sources.url = "http://example.invalid/vgg13-01234567.pth"
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
-        monkeypatch.setattr("urllib.request._opener", None)  # it knows the proxies of before
-        with pytest.raises(UserError, match=f"{sources.url} \\(.*nonsense"):
-            sources.load("vgg13")
+def test_a_server_that_answers_nonsense_is_given_up(sources):
+    sources.url = f"{sources.address}/nonsense-01234567.pth"
+    with pytest.raises(UserError, match=f"{sources.url} \\(.*nonsense"):
+        sources.load("vgg13")
