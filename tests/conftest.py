@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -273,23 +272,6 @@ def held_by_another_process(imported: str, manager: str) -> Iterator[subprocess.
         yield process
 
 
-@contextlib.contextmanager
-def nonsense_server():
-    """A local server that answers everything with bytes that are no HTTP; yields its port."""
-
-    def answer():
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = server.accept()
-                with connection:
-                    connection.recv(10_000)
-                    connection.sendall(b"nonsense\r\n\r\n")
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=answer, daemon=True).start()
-        yield server.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def flowers_dir() -> Path:
     """A data folder of real photographs, which the environment names."""
@@ -446,12 +428,6 @@ def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> b
 
 
 @pytest.fixture(scope="session")
-def weights_file(make_once) -> Path:
-    """The weights of `--weights none --seed 0` as a file, to use them with other seeds."""
-    return make_once("vgg16.pth", lambda path: torch.save(backbone_of().state_dict(), path))
-
-
-@pytest.fixture(scope="session")
 def checkpoint(tiny, images, make_once) -> Path:
     """A checkpoint of a tiny network, which this process knows: an image takes milliseconds.
 
@@ -502,16 +478,18 @@ def trained(images, make_once) -> Trained:
 
 
 @pytest.fixture
-def train_again(trained, weights_file, call, tmp_path):
+def train_again(trained, call, tmp_path):
     """Train on `images` in this process, from the features that `trained` cached.
 
     Takes flags that differ; returns the finished command and the path of its checkpoint.
     """
-    path = tmp_path / "again.pth"
+    path, weights = tmp_path / "again.pth", tmp_path / "vgg16.pth"
+    torch.save(backbone_of().state_dict(), weights)
 
     def with_flags(*flags):
-        fixed = ("--weights", weights_file, "--workers", 0, "--save_dir", path, "--no_report")
+        fixed = ("--weights", weights, "--workers", 0, "--save_dir", path, "--no_report")
         return call("train.py", *trained.flags, *fixed, *flags), path
 
     yield with_flags
     path.unlink(missing_ok=True)
+    weights.unlink()
