@@ -169,14 +169,6 @@ def test_novelty_is_that_of_the_mean_hidden_layer_and_of_logits_before_the_tempe
     )
 
 
-def test_the_metadata_say_in_numbers_how_images_are_prepared():
-    metadata = small_classifier(image_size=64).metadata()
-    assert metadata["preprocessing_version"] == utils.PREPROCESSING_VERSION
-    assert metadata["image_size"] == 64 and metadata["resize"] == 73  # 64 * 256 / 224
-    assert metadata["max_aspect"] == utils.MAX_ASPECT and metadata["novelty_limit"] == 0.003
-    assert metadata["format_version"] == 1
-
-
 def test_probabilities_that_are_not_finite_are_an_error():
     classifier = small_classifier(temperature=1e-45)
     with pytest.raises(UserError, match="^no finite probabilities: .*--means"):

@@ -95,30 +95,21 @@ def predictions() -> list[Prediction]:
     return most_likely(np.array([0.13, 0.55, 0.3, 0.02]), top_k=4, names=names)
 
 
-def test_a_table_has_rank_probability_name_and_category(predictions):
-    rows = table_rows(results.format_table(predictions))
-    assert rows == [
+def test_a_table_has_aligned_columns_and_bars_as_long_as_probabilities(predictions):
+    table = results.format_table(predictions)
+    assert table_rows(table) == [
         (1, 55.0, "a long name, longer than the word category", "10"),
         (2, 30.0, "two lines", "2"),
         (3, 13.0, "1", "1"),
         (4, 2.0, "x y", "x y"),
     ]
-
-
-def test_columns_are_aligned(predictions):
-    for rows in (predictions, predictions[1:], predictions[3:]):
-        lines = results.format_table(rows).splitlines()
-        for column in ("name", "category"):
-            start = lines[0].index(column)
-            assert all(line[start - 2 : start] == "  " and line[start] != " " for line in lines)
-
-
-def test_bars_are_as_long_as_probabilities(predictions):
-    lines = results.format_table(predictions).splitlines()
-    for line, prediction in zip(lines[1:], predictions, strict=True):
+    first, *lines = table.splitlines()
+    for column in ("name", "category"):
+        start = first.index(column)
+        assert all(line[start - 2 : start] == "  " and line[start] != " " for line in lines)
+    for line, prediction in zip(lines, predictions, strict=True):
         length = prediction.probability * results.BAR_LENGTH
-        assert abs(line.count("█") - length) < 0.51
-        assert line == line.rstrip()
+        assert abs(line.count("█") - length) < 0.51 and line == line.rstrip()
 
 
 def test_a_terminal_without_blocks_gets_other_bars(predictions, monkeypatch):

@@ -93,13 +93,6 @@ def other_weights() -> dict[str, torch.Tensor]:
     return state
 
 
-def test_weights_of_jax_are_transposed():
-    expected = other_weights()
-    state = weights.convert_jax_weights(as_jax(expected), CONVOLUTIONS)
-    assert same_bits(state, dict(expected))
-    assert all(tensor.is_contiguous() for tensor in state.values())
-
-
 def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path):
     trace = tmp_path / "trace"
     content = pickle.dumps({"VGG16_0": Hostile(trace)})
