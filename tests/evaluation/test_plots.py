@@ -79,11 +79,9 @@ def test_learning_curves_show_the_history_and_mark_the_epoch_used(look, epochs):
     _, texts = look(figure)
     loss, accuracy = figure.axes
     columns = {key: [row[key] for row in history] for key in history[0]}
-    for line, key in zip(
-        [*loss.lines[:2], accuracy.lines[0]],
-        ["train_loss", "valid_loss", "valid_accuracy"],
-        strict=True,
-    ):
+    lines = {"train_loss": loss.lines[0], "valid_loss": loss.lines[1]}
+    lines["valid_accuracy"] = accuracy.lines[0]
+    for key, line in lines.items():
         assert list(line.get_xdata()) == columns["epoch"]
         assert list(line.get_ydata()) == columns[key]
     for ax, names in ((loss, ["train, labels smoothed", "valid"]), (accuracy, ["valid"])):
@@ -285,9 +283,4 @@ def test_the_novelty_histogram_counts_images_and_marks_single_ones(look):
     lines = [line.get_xdata()[0] for line in ax.lines]
     assert lines == pytest.approx([bars[0][0], 0.25, 0.003], rel=1e-6)
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == [
-        "images of test",
-        "the car: 0",
-        "the rose: 0.25",
-        "reported if below 0.003",
-    ]
+    assert legend == ["images of test", "the car: 0", "the rose: 0.25", "reported if below 0.003"]

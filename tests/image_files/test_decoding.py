@@ -118,23 +118,15 @@ ORIENTATIONS = {1: (0, 0), 2: (1, 0), 3: (0, 2), 4: (1, 2), 5: (1, 1), 6: (0, 1)
 ORIENTATIONS[8] = (0, 3)
 
 
-@pytest.mark.parametrize(
-    ("number", "suffix"),
-    [*((number, "png") for number in ORIENTATIONS), (6, "jpg"), (6, "tif"), (6, "webp")],
-)
-def test_every_orientation_is_turned_upright(tmp_path, number, suffix):
-    upright = np.array(draw(2, 7, 64, 48).resize((192, 144), Image.Resampling.BICUBIC))
+@pytest.mark.parametrize("number", ORIENTATIONS)
+def test_every_orientation_is_turned_upright(tmp_path, number):
+    upright = np.array(draw(2, 7, 64, 48))
     mirror, rotations = ORIENTATIONS[number]
     stored = np.rot90(upright[:, ::-1] if mirror else upright, rotations)
     exif = Image.Exif()
     exif[0x0112] = number
-    options = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}
-    path = tmp_path / f"image.{suffix}"
-    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, **options.get(suffix, {}))
-    decoded, _ = read(path)
-    assert decoded.shape == upright.shape
-    difference = abs(decoded - upright)
-    assert difference.max() <= (40 if suffix == "jpg" else 0) and difference.mean() < 2
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read(tmp_path / "a.png")[0], upright)
 
 
 RGB = np.array(draw(2, 3, 40, 30))
@@ -258,8 +250,8 @@ def test_a_decompression_bomb_is_refused(tmp_path):
     path = tmp_path / "bomb.png"
     draw(0, 0).save(path)
     png = path.read_bytes()
-    header = b"IHDR" + struct.pack(">II", 100_000, 100_000) + png[24:29]
-    path.write_bytes(png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:])
+    header = chunk(b"IHDR", struct.pack(">II", 100_000, 100_000) + png[24:29])
+    path.write_bytes(png[:8] + header + png[33:])
     with pytest.raises(UserError, match=f"^{re.escape(str(path))}: too large: "):
         read(path)
 
@@ -289,11 +281,13 @@ def png_of_zeros(path: Path, side: int, bits: int, color_type: int) -> None:
 
 def png_of(chunks: list[tuple[bytes, bytes]]) -> bytes:
     """Return a PNG of these chunks."""
-    content = decoding.PNG_SIGNATURE
-    for name, data in chunks:
-        content += struct.pack(">I", len(data)) + name + data
-        content += struct.pack(">I", zlib.crc32(name + data))
-    return content
+    return decoding.PNG_SIGNATURE + b"".join(chunk(name, data) for name, data in chunks)
+
+
+def chunk(name: bytes, data: bytes, flipped: int = 0) -> bytes:
+    """Return a chunk of a PNG; bits of its checksum may be flipped."""
+    checksum = zlib.crc32(name + data) ^ flipped
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
 
 
 LARGE_FILES = {
@@ -437,16 +431,6 @@ def photo(size: tuple[int, int] = (150, 120)) -> Image.Image:
     return Image.fromarray(waves.round().astype(np.uint8))
 
 
-def png_with(chunk: bytes, content: bytes, flipped: int = 0) -> bytes:
-    """Return a PNG with an additional chunk before its pixels."""
-    file = io.BytesIO()
-    photo().save(file, "PNG")
-    png = file.getvalue()
-    body = chunk + content
-    extra = struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body) ^ flipped)
-    return png[:33] + extra + png[33:]
-
-
 LARGE_TEXT = b"key\0\0" + zlib.compress(bytes(3 * 2**20))
 PNGS = {
     "3 MB of compressed text": (b"zTXt", LARGE_TEXT),
@@ -461,7 +445,9 @@ PNGS = {
 
 @pytest.mark.parametrize("kind", PNGS)
 def test_good_pixels_with_invalid_metadata_are_read(tmp_path, kind):
-    (tmp_path / "a.png").write_bytes(png_with(*PNGS[kind]))
+    photo().save(tmp_path / "a.png")
+    png = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(png[:33] + chunk(*PNGS[kind]) + png[33:])
     pixels, lines = read(tmp_path / "a.png")
     assert (pixels == np.asarray(photo())).all()
     assert len(lines) == ("profile" in kind)
@@ -508,8 +494,7 @@ def test_a_damaged_text_costs_no_color_profile(tmp_path):
     expected, _ = read(tmp_path / "a.png")
     assert (expected != np.asarray(photo())).any()
     png = (tmp_path / "a.png").read_bytes()
-    text = struct.pack(">I", 4) + b"tEXta\0bc" + b"not its checksum"[:4]
-    (tmp_path / "b.png").write_bytes(png[:33] + text + png[33:])
+    (tmp_path / "b.png").write_bytes(png[:33] + chunk(b"tEXt", b"a\0bc", 1) + png[33:])
     pixels, lines = read(tmp_path / "b.png")
     assert (pixels == expected).all() and lines == []
 

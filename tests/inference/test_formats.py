@@ -14,14 +14,12 @@ from inference.output_file import OutputFile
 from inference.results import Prediction, Result, format_table
 
 NOT_TEXT = os.fsdecode(b"of \xff bytes")
+TWICE = [Prediction("1", "one", 0.9, 0.25), Prediction("2", 'so "called"', 0.1, 0.25)]
 EXAMPLES = [
-    Result("a.jpg", [Prediction("1", "one", 0.9, 0.25), Prediction("2", 'so "called"', 0.1, 0.25)]),
-    Result(
-        "line\nbreak, comma.jpg",
-        [Prediction("1", "one", 0.6, 0.25), Prediction("2", "two", 0.4, 0.25)],
-    ),
+    Result("a.jpg", TWICE),
+    Result("line\nbreak, comma.jpg", [Prediction("1", "one", 0.6, 0.25), TWICE[1]]),
     Result('"quoted"', [], 'not an image, "they" say'),
-    Result("a.jpg", [Prediction("1", "one", 0.9, 0.25), Prediction("2", 'so "called"', 0.1, 0.25)]),
+    Result("a.jpg", TWICE),
     Result(NOT_TEXT, [Prediction("", "unknown", 0.4, 0.25)]),
     Result("ünïcode", [Prediction("ö", "é", 0.7, 0.25), Prediction("2", "two", 0.3, 0.25)]),
 ]

@@ -103,15 +103,13 @@ def test_files_of_garbage_have_no_records(tmp_path):
 
 def test_records_that_vanish_while_in_use_are_an_error(tmp_path):
     store = store_of(tmp_path, keys_of(0, 1, 2), values_of(3))
-    [path] = store.paths
-    os.truncate(path, path.stat().st_size - 10)
-    files, rows = np.zeros(3, int), np.arange(3)
+    cut(store.paths[0], 0)
     with pytest.raises(UserError, match="cut off"):
-        store.read(files, rows)
-    assert np.isfinite(store.read(files[:2], rows[:2])).all()
-    path.unlink()
+        store.read(np.zeros(3, int), np.arange(3))
+    assert np.isfinite(store.read(np.zeros(2, int), np.arange(2))).all()
+    store.paths[0].unlink()
     with pytest.raises(UserError, match="gone"):
-        store.read(files[:1], rows[:1])
+        store.read(np.zeros(1, int), np.arange(1))
 
 
 def test_a_file_that_may_not_be_read_is_named_with_the_hint(tmp_path):
