@@ -26,7 +26,7 @@ from conftest import (
 
 from system.messages import UserError
 from training import resume
-from training.resume import UnfinishedRun, check_unfinished, is_finished
+from training.resume import UnfinishedRun, is_finished
 
 # ---------------------------------------------------------------- UnfinishedRun
 
@@ -139,12 +139,6 @@ def test_garbage_is_not_resumed(checkpoint, name, content):
     with pytest.raises(UserError, match=re.escape(f"{path}: ")) as error:
         UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, True)
     assert name == "images.json" or "state of an interrupted run" in str(error.value)
-
-
-def test_a_file_where_the_folder_should_be_is_an_error(checkpoint):
-    (checkpoint.parent / "model.pth.unfinished").touch()
-    with pytest.raises(UserError, match="model.pth.unfinished: exists and is no folder of an unf"):
-        check_unfinished(checkpoint)
 
 
 def test_a_finished_run_is_recognized_by_its_arguments(checkpoint):
