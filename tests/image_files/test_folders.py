@@ -2,6 +2,7 @@
 
 import collections
 import io
+import itertools
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_links_are_followed_but_not_in_a_circle(folder):
     (folder / "sub" / "to file").symlink_to(folder / "a.jpg")
     (folder / "sub" / "nowhere").symlink_to(folder / "missing")
     expected = ["sub/deep/x.jpg", "sub/nowhere", "sub/other/x.jpg", "sub/to file"]
-    found = [path for path in files_below(str(folder)) if "sub" in path]
+    found = itertools.islice(files_below(str(folder)), 20)  # in a circle, there is no end
+    found = [path for path in found if "sub" in path]
     assert found == [str(folder / path) for path in expected]
 
 
