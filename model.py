@@ -34,19 +34,18 @@ from networks.heat_maps import hires_cam
 from networks.novelty import NOVELTY_LIMIT, NoveltyDetector
 from networks.vgg import Region, pool_regions, replace_second_stage, vgg_layers
 from networks.weights import (
+    VGG16_DIGEST,
+    VGG16_RANGES,
     load_imagenet_weights,
     load_weights_file,
     randomize_weights,
-    ranges_of,
 )
-from networks.winograd import replace_convolutions
 from system import devices
 from system.messages import UserError, shorten
-from utils import CROP, IMAGE_SIZES, normalize, preprocessing
+from utils import CROP, IMAGE_SIZES, MEANS, STDS, normalize, preprocessing
 
 # Of a checkpoint. Raise it when a checkpoint's names change, or what follows from its weights.
-FORMAT_VERSION = 1
-WINOGRAD_CHANNELS = 128  # input channels from which Winograd's method is faster than torch's
+FORMAT_VERSION = 2
 
 # Regions of an image whose features are taken, as (top, left, side), fractions of its side: the
 # whole, which comes first, four overlapping corners, and the middle. One pass of the convolutions
@@ -169,28 +168,58 @@ class Backbone(nn.Module):
         return digest_of_tensors(self.state_dict())
 
 
-def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Backbone:
-    """Return a copy of a backbone to run on many views: its features agree up to rounding.
+def has_int8(backbone: Backbone, means: Sequence[float], stds: Sequence[float]) -> bool:
+    """Return whether the ranges are known that a backbone's values have, of normalized images.
 
-    A CPU that computes in float32 gets Winograd convolutions where they are faster than torch's:
-    from WINOGRAD_CHANNELS on (benchmarks/choices.py). They need 230 MB more memory and time to
-    prepare, so that they do not pay for one image. In torch.int8, features agree up to 4 %.
+    They are known for VGG16 with ImageNet's weights, means and standard deviations.
+    """
+    return backbone.digest() == VGG16_DIGEST and list(means) == MEANS and list(stds) == STDS
+
+
+def select_precision(device: torch.device, name: str, has_int8: bool) -> torch.dtype:
+    """Return the dtype of the convolutions that --precision means; see `devices.select_precision`.
+
+    Args:
+        has_int8: see the function of that name.
+
+    Raises:
+        UserError: int8 is asked for, and the weights or means are others.
+    """
+    if name == "int8" and not has_int8:
+        raise UserError(
+            "--precision int8 goes with --arch vgg16, --weights imagenet, and without --means and "
+            "--stds"
+        )
+    return devices.select_precision(device, name, has_int8 and int8.is_installed())
+
+
+def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Backbone:
+    """Return a copy of a backbone to run on many views, on a device and in a precision.
+
+    In torch.int8, which needs what `has_int8` asks for, features agree up to 4 %. Its preparation
+    takes a second, so that it does not pay for one image.
+
+    Raises:
+        UserError: onnx or onnxruntime is missing.
     """
     backbone = copy.deepcopy(backbone)
     if precision == torch.int8:
         first, second = backbone.feature_layers
         blocks = [(0, first + 1), (first + 2, second + 1)]
-        int8.replace_layers(backbone.features, blocks, ranges_of(backbone.digest()))
+        int8.replace_layers(backbone.features, blocks, VGG16_RANGES)
         return backbone
     backbone.to(device, precision)
-    backbone.to(memory_format=torch.channels_last)
-    if device.type == "cpu" and precision == torch.float32:
-        replace_convolutions(backbone.features, WINOGRAD_CHANNELS)
-    return backbone
+    return backbone.to(memory_format=torch.channels_last)
 
 
 class Head(nn.Module):
-    """A feed-forward network on features: standardize, hidden layer, ReLU, dropout, logits.
+    """Two classifiers of standardized features, whose logits are added up.
+
+    One has a hidden layer, and is more accurate with many images; the other one is linear, and is
+    more accurate with few. Their sum is as accurate as the better one (benchmarks/README.md).
+
+        features -> standardize -> hidden layer, ReLU, dropout -> logits
+                                -> linear                      -> logits
 
     `mean` and `std` (num_features) are those of the training features; `standardize_by` sets them.
     Of `num_outputs` outputs, only the first `num_classes` belong to a category. The others are cut
@@ -221,32 +250,42 @@ class Head(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(hidden_units, num_outputs),
         )
+        self.linear = nn.Linear(num_features, num_outputs)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.linear.requires_grad_(False)  # it is fitted in closed form
 
     def standardize_by(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Set the mean and standard deviation (num_features) of the features."""
         self.mean.copy_(mean)
         self.std.copy_(std.clamp(min=1e-3))  # a feature that never varies stays finite
 
+    def standardize(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (..., num_features) -> standardized features (..., num_features)."""
+        return (features - self.mean) / self.std
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features of regions (..., num_features) float32 -> logits (..., num_classes) float32."""
-        return self.output(self.hidden(features))
+        """Features of regions (..., num_features) -> logits (..., num_classes) of the hidden layer.
 
-    def hidden(self, features: torch.Tensor) -> torch.Tensor:
-        """Features of regions (..., num_features) -> hidden layer (..., hidden_units)."""
-        linear, relu, dropout, _ = self.layers  # a slice would be a new module in each step
-        return dropout(relu(linear((features - self.mean) / self.std)))
+        Those of the linear classifier are not in it: each is fitted by itself.
+        """
+        linear, relu, dropout, output = self.layers
+        hidden = dropout(relu(linear(self.standardize(features))))
+        return output(hidden)[..., : self.num_classes]
 
-    def output(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden layer (..., hidden_units) -> logits (..., num_classes)."""
-        return self.layers[-1](hidden)[..., : self.num_classes]
+    def image_outputs(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return an image's hidden layer and its logits, means over its regions.
 
-    def image_hidden(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (N, num_regions, num_features) -> hidden layer (N, hidden_units): the mean."""
-        return self.hidden(features).mean(1)
+        Args:
+            features: (N, num_regions, num_features).
 
-    def image_logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (N, num_regions, num_features) -> logits (N, num_classes): the mean."""
-        return self.output(self.image_hidden(features))
+        Returns:
+            (N, hidden_units) and (N, num_classes).
+        """
+        standardized = self.standardize(features)
+        hidden = self.layers[:3](standardized).mean(1)
+        logits = self.layers[3](hidden) + self.linear(standardized.mean(1))
+        return hidden, logits[:, : self.num_classes]
 
 
 class Classifier(Predictor, nn.Module):
@@ -298,8 +337,7 @@ class Classifier(Predictor, nn.Module):
 
         Without a detector, novelty is NaN.
         """
-        hidden = self.head.image_hidden(self.backbone(images))
-        logits = self.head.output(hidden)
+        hidden, logits = self.head.image_outputs(self.backbone(images))
         if self.detector is None:
             novelty = torch.full_like(logits[:, 0], torch.nan)
         else:
@@ -311,8 +349,11 @@ class Classifier(Predictor, nn.Module):
         """The device of the weights."""
         return next(self.parameters()).device
 
-    def prepare(self, device: str, precision: str) -> None:
+    def prepare(self, device: str, precision: str, is_one: bool = False) -> None:
         """Move to a device, "cpu" or "gpu", and the backbone to a precision.
+
+        Args:
+            is_one: only one image will be predicted: "auto" is then not int8.
 
         Raises:
             UserError: they are not available.
@@ -320,13 +361,10 @@ class Classifier(Predictor, nn.Module):
         selected = devices.select_device(device)
         self.device_type = selected.type
         self.to(selected)
-        self.backbone.to(devices.select_precision(selected, precision))
-        self.backbone.to(memory_format=torch.channels_last)
-
-    def prepare_for_many(self) -> None:
-        """Replace the backbone by its `fast_copy`, which pays off from a few dozen images on."""
-        precision = self.backbone.features[0].weight.dtype
-        self.backbone = fast_copy(self.backbone, self.device, precision)
+        can_choose = precision == "int8" or not is_one
+        is_possible = can_choose and has_int8(self.backbone, self.means, self.stds)
+        dtype = select_precision(selected, precision, is_possible)
+        self.backbone = fast_copy(self.backbone, selected, dtype)
 
     @torch.inference_mode()
     def compute(
@@ -381,7 +419,8 @@ def heat_map(model: Classifier, view: np.ndarray, category: str) -> torch.Tensor
         for pooled, scale in zip(features, maps, strict=True):
             second = pool_regions(scale, REGIONS)
             replaced.append(replace_second_stage(pooled.clone(), second))
-        return model.head.image_logits(torch.cat(replaced, 1))[0, index]
+        _, logits = model.head.image_outputs(torch.cat(replaced, 1))
+        return logits[0, index]
 
     return hires_cam(maps, logit_of)  # mirrors the maps of the second scale back
 

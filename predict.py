@@ -109,6 +109,8 @@ def check_combinations(parser: arguments.ArgumentParser, args: argparse.Namespac
             parser.error(f"--to_onnx {NEEDS_TORCH}")
         if not is_alone():
             parser.error(f"torchrun {NEEDS_TORCH}")
+    if args.heatmap and args.precision == "int8":
+        parser.error("--heatmap goes without --precision int8")
     if args.evaluate and (args.input or args.output or args.format):
         parser.error("--evaluate goes without --input, --output and --format")
     if args.unknown and not args.evaluate:
@@ -299,7 +301,7 @@ def load_model(args: argparse.Namespace) -> Predictor:
     if args.verbose:
         print(f"{one_line(args.checkpoint)}: sha256 {sha256_of(args.checkpoint)}", file=sys.stderr)
     if not args.to_onnx:  # whose weights bfloat16 would round
-        model.prepare(args.device, args.precision)
+        model.prepare(args.device, args.precision, is_single(args))
     return model
 
 
@@ -349,7 +351,6 @@ def stream_all(
     model: Predictor, paths: Iterable[str], args: argparse.Namespace
 ) -> Iterator[Probabilities]:
     """Yield the probabilities of many images; torchrun's other processes compute a share."""
-    model.prepare_for_many()
     default = devices.default_batch_size(model.device_type, model.image_size)
     batch_size = args.batch_size or default
     workers = args.workers

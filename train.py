@@ -22,6 +22,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 import argparse
 import os
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -49,10 +50,10 @@ from system.torchrun import process_group
 from training import fitting, report
 from training.feature_store import default_cache_folder
 from training.features import Settings, assist_extraction, extract, list_views
-from training.fitting import FEW_IMAGES, LARGE_BATCH, SMALL_BATCH
 from training.resume import UnfinishedRun, check_unfinished, is_finished
 
 CHECKPOINT = "assets/model/checkpoint_script.pth"
+FEW_IMAGES = 30  # of a category: a second view of each is then used (benchmarks/README.md)
 CHECK_LABELS = "also look for incorrect labels and near-duplicates, do not train"
 
 
@@ -75,7 +76,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     sizes = utils.IMAGE_SIZES
     size = arguments.multiple_of(sizes.step, sizes[0], sizes[-1])
     add("--image_size", type=size, default=utils.CROP, help="of views, in pixels (%(default)s)")
-    add("--views", type=whole_number(1, 1000), default=1, help="of training images (%(default)s)")
+    views = f"of each training image (1; 2 with fewer than {FEW_IMAGES} of a category)"
+    add("--views", type=whole_number(1, 1000), help=views)
     add("--workers", type=whole_number(0, 256), help="processes that decode images (by the cores)")
     add = parser.add_argument_group("network").add_argument
     add("--arch", choices=list(model.ARCHITECTURES), default="vgg16", help="backbone (%(default)s)")
@@ -86,8 +88,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     rate = arguments.positive_number
     add("--learning_rate", type=rate, default=0.03, help="maximum of the schedule (%(default)s)")
     add("--epochs", type=whole_number(1), default=7, help="passes over the features (%(default)s)")
-    batch = f"regions in a step ({LARGE_BATCH}; {SMALL_BATCH} with fewer than {FEW_IMAGES} images "
-    add("--batch_size", type=whole_number(1), help=batch + "a category)")
+    add("--batch_size", type=whole_number(1), default=64, help="regions in a step (%(default)s)")
     add("--final", action="store_true", help="fit on train and valid together, after that on train")
     add("--seed", type=whole_number(0), default=0, help="of everything random (%(default)s)")
     add = parser.add_argument_group("machine").add_argument
@@ -96,14 +97,13 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--no_report", action="store_true", help="write no tables and figures beside it")
     add("--resume", action="store_true", help="continue the same command after an interruption")
     add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
-    precisions = [*devices.PRECISIONS, "int8"]
-    add("--precision", choices=precisions, default="auto", help="(%(default)s)")
+    add("--precision", choices=devices.PRECISIONS, default="auto", help="(%(default)s)")
     cache = "stores features for later runs; delete it to clear them (%(default)s)"
     add("--cache_dir", default=str(default_cache_folder()), help=cache)
     add("--no_cache", action="store_true", help="store no features for later runs")
     args = parser.parse_args(command_line)
-    if args.precision == "int8" and (args.device == "gpu" or args.check):
-        parser.error("--precision int8 goes without --device gpu and --check")
+    if args.precision == "int8" and args.device == "gpu":
+        parser.error("--precision int8 goes without --device gpu")
     if args.check and args.check_labels:
         parser.error("--check_labels does all that --check does: leave out --check")
     return args
@@ -113,14 +113,12 @@ def main(command_line: list[str] | None = None) -> None:
     """Train, or check the data, as the command line says."""
     args = parse_arguments(command_line)
     device = devices.select_device(args.device)
-    precision = devices.select_precision(device, args.precision)
     workers = devices.default_workers(device.type) if args.workers is None else args.workers
     settings = Settings(
         means=args.means,
         stds=args.stds,
         image_size=args.image_size,
         device=device,
-        precision=precision,
         workers=workers,
     )
     with process_group():
@@ -151,18 +149,18 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     data = utils.read_images(data, None if args.no_cache else args.cache_dir)
     failures = data.errors()
     data = data_folder.check_and_exclude(data, strict=args.strict)
-    backbone = model.Backbone(args.arch)
+    backbone = load_backbone(args)
+    settings = with_precision(args, settings, backbone)
     make_head = partial(
         new_head, args, backbone.num_features, len(data.class_to_idx), settings.device
     )
     head = make_head()
     final = make_head() if args.final else None
-    print(report.format_plan(args, data, path, settings), flush=True)
-    arguments_and_format = vars(args) | {"format_version": model.FORMAT_VERSION}
-    inputs = data_folder.describe_images(data)
-    unfinished = UnfinishedRun(path, arguments_and_format, inputs, args.resume)
+    views = number_of_views(args, data)
+    print(report.format_plan(args, data, path, settings, views), flush=True)
+    unfinished = unfinished_run(args, path, data)
     cache = unfinished.folder if args.no_cache else args.cache_dir
-    samples, data = extract_samples(args, settings, data, backbone, str(cache))
+    samples, data = extract_samples(args, settings, data, views, backbone, str(cache))
     failures |= samples.features.failures
     table = path_beside(path, report.UNREADABLE)
     write_unreadable(table, failures)
@@ -253,6 +251,32 @@ def list_images(args: argparse.Namespace) -> utils.DataFolder:
     return data
 
 
+def load_backbone(args: argparse.Namespace) -> model.Backbone:
+    """Return the backbone with its weights, which may be downloaded."""
+    backbone = model.Backbone(args.arch)
+    model.load_weights(backbone, args.arch, args.weights, args.seed)
+    return backbone
+
+
+def with_precision(
+    args: argparse.Namespace, settings: Settings, backbone: model.Backbone | None
+) -> Settings:
+    """Return settings with the precision that --precision means for these weights.
+
+    Args:
+        backbone: None: it is not loaded; --weights imagenet are then taken for what they should be.
+
+    Raises:
+        UserError: int8 does not go with them.
+    """
+    if backbone is None:
+        has_int8 = args.arch == "vgg16" and args.weights == "imagenet"
+    else:
+        has_int8 = model.has_int8(backbone, settings.means, settings.stds)
+    precision = model.select_precision(settings.device, args.precision, has_int8)
+    return replace(settings, precision=precision)
+
+
 def new_head(
     args: argparse.Namespace, num_features: int, num_classes: int, device: torch.device
 ) -> model.Head:
@@ -265,6 +289,20 @@ def new_head(
         return head.to(device)
 
 
+def number_of_views(args: argparse.Namespace, data: utils.DataFolder) -> int:
+    """Return how many views of each training image are used: --views, or a default."""
+    if args.views is not None:
+        return args.views
+    return 2 if len(data.of("train")) < FEW_IMAGES * len(data.class_to_idx) else 1
+
+
+def unfinished_run(args: argparse.Namespace, path: Path, data: utils.DataFolder) -> UnfinishedRun:
+    """Return the run that --resume continues, or a new one."""
+    arguments_and_format = vars(args) | {"format_version": model.FORMAT_VERSION}
+    inputs = data_folder.describe_images(data)
+    return UnfinishedRun(path, arguments_and_format, inputs, args.resume)
+
+
 def fit_settings(args: argparse.Namespace) -> fitting.FitSettings:
     """Return the flags that say how the head is fitted."""
     return fitting.FitSettings(args.epochs, args.learning_rate, args.batch_size)
@@ -274,17 +312,21 @@ def extract_samples(
     args: argparse.Namespace,
     settings: Settings,
     data: utils.DataFolder,
+    num_views: int,
     backbone: model.Backbone,
     cache: str,
 ) -> tuple[fitting.Samples, utils.DataFolder]:
-    """Load the backbone's weights, and compute the features that the folder `cache` lacks.
+    """Compute the features that the folder `cache` lacks.
 
-    Returns the samples, and the data folder without images that could not be decoded.
+    Args:
+        num_views: of each image of train.
+
+    Returns:
+        The samples, and the data folder without images that could not be decoded.
     """
-    model.load_weights(backbone, args.arch, args.weights, args.seed)
-    views = list_views(data, args.views)
+    views = list_views(data, num_views)
     features = extract(backbone, args.data_dir, views, settings, cache, strict=args.strict)
-    return fitting.label_features(features, data, args.views)
+    return fitting.label_features(features, data, num_views)
 
 
 def check(args: argparse.Namespace, settings: Settings) -> None:
@@ -300,11 +342,13 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
             outputs += outputs_of(table)
         check_outputs(outputs, [args.weights, args.category_names, args.exclude])
         check_no_input_below(flag, Path(table).parent, args.data_dir, listed.all_paths())
+    local = None if args.weights == "imagenet" else load_backbone(args)  # without a download
+    data = utils.read_images(listed)
     findings, data = data_folder.check_data_folder(
-        utils.read_images(listed),
-        settings,
+        data,
+        with_precision(args, settings, local),
         arch=args.arch,
-        views=args.views,
+        views=number_of_views(args, data),
         table=table,
         strict=args.strict,
     )
@@ -327,10 +371,12 @@ def check_labels(
     data = data_folder.check_and_exclude(data, strict=args.strict)
     num_classes = len(data.class_to_idx)
     args.output_cat = args.output_cat or num_classes
-    backbone = model.Backbone(args.arch)
+    backbone = load_backbone(args)
+    settings = with_precision(args, settings, backbone)
     with tempfile.TemporaryDirectory() as folder:
         cache = folder if args.no_cache else args.cache_dir
-        samples, data = extract_samples(args, settings, data, backbone, cache)
+        views = number_of_views(args, data)
+        samples, data = extract_samples(args, settings, data, views, backbone, cache)
         return labels.check_labels(
             data,
             samples,

@@ -36,7 +36,6 @@ SPLIT_FOLDERS = {  # names of the folders, in lower case
     "valid": ("valid", "val", "validation", "dev"),
     "test": ("test", "testing"),
 }
-SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}  # of a folder without splits
 RESIZE, CROP = 256, 224  # pixels; torchvision's VGG16_Weights.IMAGENET1K_V1.transforms()
 IMAGE_SIZES = range(64, 1025, 32)  # of views; half of a large one is a whole number of locations
 MEANS = [0.485, 0.456, 0.406]  # of ImageNet's red, green and blue, range 0-1; same source
@@ -268,7 +267,7 @@ def _fill_splits(data: DataFolder, missing: list[str]) -> DataFolder:
         digests[image.category][image.path] = image.digest
     splits: dict[str, str] = {}  # by path
     for of_category in digests.values():
-        splits |= divide(of_category, SHARES, ["train", *missing])
+        splits |= divide(of_category, missing)
     images = [image._replace(split=splits.get(image.path, image.split)) for image in data.images]
     images.sort(key=lambda image: SPLITS.index(image.split))
     categories = {split: data.categories.get(split, list(digests)) for split in SPLITS}

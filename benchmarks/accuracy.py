@@ -20,10 +20,17 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import CPU, data_parser, mean_and_deviation, run_script, show, timed, train_command
+from common import (
+    data_parser,
+    default_precision,
+    mean_and_deviation,
+    run_script,
+    show,
+    timed,
+    train_command,
+)
 
 from system.arguments import whole_number
-from system.devices import select_precision
 from training import features
 from training.feature_store import default_cache_folder
 from utils import SPLITS, list_images, read_data_folder
@@ -113,7 +120,7 @@ def train(args: argparse.Namespace, seed: int, row: str, subsets: str) -> dict:
 
 def seconds_per_image(root: str, image_size: int) -> float:
     """Measure how long one image takes, from its file to its features."""
-    settings = features.Settings(precision=select_precision(CPU), image_size=image_size)
+    settings = features.Settings(precision=default_precision(), image_size=image_size)
     return features.seconds_per_view("vgg16", root, list_images(root).all_paths(), settings)
 
 

@@ -14,11 +14,10 @@ import statistics
 import time
 
 import torch
-from common import CPU, load_backbone, run_script, show, timed, weights_parser
+from common import CPU, default_precision, load_backbone, run_script, show, timed, weights_parser
 
 from model import fast_copy
 from system.arguments import whole_number
-from system.devices import select_precision
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 ALLOCATIONS = {"default": "0", "huge": "1"}  # values of torch's variable THP_MEM_ALLOC_ENABLE
@@ -26,14 +25,15 @@ ALLOCATIONS = {"default": "0", "huge": "1"}  # values of torch's variable THP_ME
 
 def random_images(size: int, precision: torch.dtype) -> torch.Tensor:
     """Return (size, 3, 224, 224), in the order of memory in which the convolutions run."""
-    images = torch.rand(size, 3, 224, 224, dtype=precision)
+    dtype = torch.float32 if precision == torch.int8 else precision
+    images = torch.rand(size, 3, 224, 224, dtype=dtype)
     return images.contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
 def measure(weights: str, rounds: int) -> dict[str, float]:
     """Return the median seconds per image by batch size, in this process."""
-    precision = select_precision(CPU)
+    precision = default_precision()
     layers = fast_copy(load_backbone(weights), CPU, precision).features
     times: dict[int, list[float]] = {size: [] for size in BATCH_SIZES}
     for number in range(rounds + 1):  # the first round prepares kernels

@@ -52,8 +52,6 @@ def backbone_table(backbone: Backbone, device: torch.device, rounds: int) -> Non
                 device, getattr(torch, dtype), memory_format=getattr(torch, layout)
             )
             sides[f"{dtype} {layout}"] = (side.features, dtype, layout)
-    fast = fast_copy(backbone, device, torch.float32)
-    sides["float32 channels_last, Winograd"] = (fast.features, "float32", "channels_last")
     if device.type == "cpu":
         integers = fast_copy(backbone, device, torch.int8)
         sides["int8"] = (integers.features, "float32", "contiguous_format")
@@ -118,8 +116,8 @@ def extraction_table(backbone: Backbone, device: torch.device, args: argparse.Na
     """Measure images per second, end to end, by number of workers; and of the backbone alone."""
     data = read_data_folder(args.data_dir)
     views = views_of(data.of("train")[: args.images], [0])
-    precision = select_precision(device)
-    bare = copy.deepcopy(backbone).to(device, precision, memory_format=torch.channels_last)
+    precision = select_precision(device, has_int8=True)
+    bare = fast_copy(backbone, device, precision)
     batch = torch.rand(BATCH_SIZES[device.type], 3, 224, 224, device=device)
     workers = (0, 1, 2, 4) if device.type == "cpu" else (1, 4, 8, 16)
     rates = {name: [] for name in ("backbone alone", *workers)}

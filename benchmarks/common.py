@@ -111,6 +111,11 @@ def load_backbone(weights: str) -> Backbone:
     return backbone
 
 
+def default_precision() -> torch.dtype:
+    """Return the precision in which train.py computes with VGG16 of ImageNet on this CPU."""
+    return select_precision(CPU, has_int8=True)
+
+
 def extract(
     args: argparse.Namespace, root: str, views: Sequence[features.View], strict: bool = False
 ) -> features.Features:
@@ -119,7 +124,7 @@ def extract(
     Args:
         args: with weights and cache_dir.
     """
-    settings = features.Settings(precision=select_precision(CPU), workers=1)
+    settings = features.Settings(precision=default_precision(), workers=1)
     backbone = load_backbone(args.weights)
     return features.extract(backbone, root, views, settings, args.cache_dir, strict=strict)
 
@@ -163,7 +168,7 @@ def machine() -> dict[str, str]:
         "date": datetime.date.today().isoformat(),
         "cpu": cpu,
         "cores": str(os.cpu_count()),
-        "precision": str(select_precision(CPU)).removeprefix("torch."),
+        "precision": str(default_precision()).removeprefix("torch."),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

@@ -22,13 +22,22 @@ import time
 
 import torch
 from bare_backbone import measure_all, random_images
-from common import CPU, ROOT, data_parser, run_script, show, timed, train_command
+from common import (
+    CPU,
+    ROOT,
+    data_parser,
+    default_precision,
+    run_script,
+    show,
+    timed,
+    train_command,
+)
 from PIL import Image
 
 from model import Classifier, fast_copy, load_checkpoint
 from predict import load_predictor, predict_stream
 from system.arguments import whole_number
-from system.devices import BATCH_SIZES, default_workers, select_precision
+from system.devices import BATCH_SIZES, default_workers
 from utils import read_data_folder
 
 BATCH_SIZE = BATCH_SIZES["cpu"]
@@ -79,7 +88,7 @@ def time_many_images(
         batch_size: of the bare backbone.
     """
     times: dict[str, list[float]] = {"photographs": [], "12 megapixels": [], "lower bound": []}
-    precision = select_precision(CPU)
+    precision = default_precision()
     model.backbone = fast_copy(model.backbone, CPU, precision)
     images = random_images(batch_size, precision)
     model.backbone.features(images)  # the first pass prepares kernels
@@ -115,7 +124,6 @@ def compare_files(
     for name, path in files.items():
         models[name] = load_predictor(path)
         models[name].prepare("cpu", "auto")
-        models[name].prepare_for_many()
         results[name] = {"megabytes": os.path.getsize(path) / 1e6, "start": [], "image": []}
     for first in range(0, MANY * rounds, MANY):
         some = [photos[i % len(photos)] for i in range(first, first + MANY)]

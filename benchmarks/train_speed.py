@@ -4,7 +4,7 @@
 
 All in one run. Each side is a whole command from start to end, with its imports:
 - train.py at default flags, with an empty cache;
-- the same with `--precision int8`, which needs `pip install onnx onnxruntime`;
+- the same with `--precision float32`;
 - at default flags, another learning rate and a full cache: alone, and two at once, in turn;
 - the usual loop (usual_loop.py): each epoch runs the whole network on all images.
 The lower bound of the first one is the number of its images times the seconds per image of the
@@ -52,7 +52,7 @@ def main() -> None:
         first = timed(*command(f"{folder}/first.pth", *flags_of_ours))
         after = lower_bound(args.weights), import_seconds()
         print(f"train.py: {first[0]:.1f} s, test accuracy {accuracy(first[1])} %", flush=True)
-        integers = timed(*command(f"{folder}/int8.pth", *flags_of_ours, "--precision", "int8"))
+        floats = timed(*command(f"{folder}/float.pth", *flags_of_ours, "--precision", "float32"))
         again = [
             command(f"{folder}/{name}.pth", *flags_of_ours, "--learning_rate", "0.02")
             for name in ("a", "b")
@@ -69,7 +69,7 @@ def main() -> None:
     least = sum(images.values()) * backbone + imports
     runs = {
         "train.py": first,
-        "train.py --precision int8": integers,
+        "train.py --precision float32": floats,
         "train.py, another learning rate": (statistics.median(s for s, _ in alone), alone[0][1]),
         "two of these at once": (statistics.median(together), alone[0][1]),
     }

@@ -140,7 +140,7 @@ class OnnxModel(Predictor):
         self.names = dict(zip(self.categories, names, strict=True))
         self.class_to_idx = {category: index for index, category in enumerate(self.categories)}
 
-    def prepare(self, device: str, precision: str) -> None:
+    def prepare(self, device: str, precision: str, is_one: bool = False) -> None:
         """Move to a device; the precision is that of the file."""
         if precision not in ("auto", self.precision):
             raise UserError(

@@ -44,16 +44,16 @@ class Predictor:
     device_type: str = "cpu"
     trained_on: str = ""
 
-    def prepare(self, device: str, precision: str) -> None:
+    def prepare(self, device: str, precision: str, is_one: bool = False) -> None:
         """Move to a device, "cpu" or "gpu", and to a precision, one of `devices.PRECISIONS`.
+
+        Args:
+            is_one: only one image will be predicted.
 
         Raises:
             UserError: they are not available.
         """
         raise NotImplementedError
-
-    def prepare_for_many(self) -> None:
-        """Spend time and memory that pay off from a few dozen images on."""
 
     def compute(
         self, views: np.ndarray, means: Sequence[float], stds: Sequence[float]

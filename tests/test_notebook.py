@@ -6,6 +6,7 @@ After a change, this executes it again, in the project's folder:
         "Image Classifier Project.ipynb"
 """
 
+import argparse
 import ast
 import copy
 import json
@@ -21,6 +22,7 @@ import pytest
 from conftest import ROOT, TIMEOUT
 
 import train
+import utils
 from image_files.names import CATEGORY_NAMES, load_names
 
 NAME = "Image Classifier Project.ipynb"
@@ -145,6 +147,8 @@ def test_it_defines_nothing(notebook):
 
 def test_its_settings_are_those_of_train_py(settings):
     defaults = vars(train.parse_arguments(["--data_dir", "x"]))
+    data = utils.read_data_folder(SAMPLE)
+    defaults["views"] = train.number_of_views(argparse.Namespace(**defaults), data)
     assert {name: settings[name] for name in DEFAULTS} == {n: defaults[n.lower()] for n in DEFAULTS}
     assert settings["CATEGORY_NAMES"] is None is defaults["category_names"]
     assert settings["DATA_DIR"] == SAMPLE

@@ -88,7 +88,7 @@ def test_the_same_command_gives_the_same_bits_from_cached_features(trained, trai
 # ---------------------------------------------------------------- flags
 
 HEAD_FLAGS = {"--learning_rate": 0.001, "--dropout": 0, "--batch_size": 1000, "--seed": 1}
-FEATURE_FLAGS = {"--views": 2, "--means": "0.4,0.5,0.6", "--stds": "0.4,0.5,0.6"}
+FEATURE_FLAGS = {"--views": 3, "--means": "0.4,0.5,0.6", "--stds": "0.4,0.5,0.6"}
 
 
 @pytest.mark.parametrize(("flag", "value"), (HEAD_FLAGS | FEATURE_FLAGS).items())

@@ -348,6 +348,8 @@ def _run_backbone(
     device = settings.device
     backbone = fast_copy(backbone, device, settings.precision)
     limit = default_batch_size(device.type, settings.image_size)  # views that fit into memory
+    if device.type == "cpu" and settings.precision == torch.float32:
+        limit = 1  # by more, torch chooses its method: the bits would depend on the other images
     for batch in decoded:
         views = torch.from_numpy(batch.content)
         done: list[torch.Tensor] = []

@@ -24,6 +24,7 @@ from system.devices import one_thread
 from system.messages import UserError, progress
 from training.features import Features, list_views
 from training.head_outputs import BATCH_SIZE, compute_logits, compute_outputs, fit_detector_on
+from training.linear import fit_linear
 from training.optimization import Sgd
 from training.resume import UnfinishedRun, damaged_state
 from training.sampling import balanced_order, balanced_size, in_several_folds, mean_and_std
@@ -31,10 +32,8 @@ from utils import SPLITS, DataFolder, exclude_images
 
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
 MAX_LOSS = 200  # of train and valid; that of guessing is 14 for a million categories
-LARGE_BATCH = 64  # regions in a step
-SMALL_BATCH = 16  # the same with fewer images of a category than FEW_IMAGES
-FEW_IMAGES = 30
 STATISTICS_BATCH_SIZE = 64  # views
+PRIOR_IMAGES = 20  # as how many training images the mean variance of all features counts
 
 
 class FitSettings(NamedTuple):
@@ -43,12 +42,12 @@ class FitSettings(NamedTuple):
     Attributes:
         epochs: passes over the features.
         learning_rate: the maximum of the schedule.
-        batch_size: regions in a step; None: see `default_batch_size`.
+        batch_size: regions in a step.
     """
 
     epochs: int
     learning_rate: float
-    batch_size: int | None = None
+    batch_size: int = 64
 
 
 class Samples(NamedTuple):
@@ -153,10 +152,8 @@ def fit(
         UserError: the loss exceeds MAX_LOSS or is not finite, or the state is damaged.
     """
     labels = region_labels(samples)
-    train_labels = samples.labels[samples.rows["train"]]
-    batch_size = settings.batch_size or default_batch_size(train_labels)
-    steps = math.ceil(balanced_size(labels) / batch_size)  # of an epoch
-    optimizer = Sgd(head.parameters(), settings.learning_rate, settings.epochs * steps)
+    steps = math.ceil(balanced_size(labels) / settings.batch_size)  # of an epoch
+    optimizer = Sgd(head.layers.parameters(), settings.learning_rate, settings.epochs * steps)
     numbers = range(first_epoch, first_epoch + settings.epochs)
     history: list[dict] = []
     if run is not None and first_epoch in run.states:
@@ -164,8 +161,9 @@ def fit(
         history = restore(head, optimizer, run.states[first_epoch], numbers, has_valid=has_valid)
     else:
         standardize(head, samples)
+        fit_linear_on(head, samples, labels)
     for epoch in numbers[len(history) :]:
-        train_loss = train_one_epoch(head, samples, labels, optimizer, batch_size)
+        train_loss = train_one_epoch(head, samples, labels, optimizer, settings.batch_size)
         row = {"epoch": epoch, "train_loss": train_loss, **validate(head, samples)}
         check_loss(row, settings.learning_rate)
         history.append(row)
@@ -219,10 +217,38 @@ def validate(head: Head, samples: Samples) -> dict[str, float]:
 
 
 def standardize(head: Head, samples: Samples) -> None:
-    """Let a head standardize features by their mean and standard deviation over train."""
-    batches = samples.rows["train"].split(STATISTICS_BATCH_SIZE)
+    """Let a head standardize features by their mean and standard deviation over train.
+
+    The variance of a feature is uncertain with few images: it is drawn to the mean of all features.
+    """
+    rows = samples.rows["train"]
+    batches = rows.split(STATISTICS_BATCH_SIZE)
     mean, std = mean_and_std(samples.features[batch].flatten(0, 1) for batch in batches)
-    head.standardize_by(mean, std)
+    variance = std.square()
+    num_images = len(rows) // samples.views
+    prior = PRIOR_IMAGES / (num_images + PRIOR_IMAGES)
+    head.standardize_by(mean, ((1 - prior) * variance + prior * variance.mean()).sqrt())
+
+
+def fit_linear_on(head: Head, samples: Samples, labels: torch.Tensor) -> None:
+    """Fit the linear classifier of a head, which standardizes already, on the regions of train.
+
+    Args:
+        labels: from `region_labels`.
+    """
+    batches = samples.rows["train"].split(STATISTICS_BATCH_SIZE)
+    num_regions = len(labels) // len(samples.rows["train"])
+
+    def standardized() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in batches:
+            features = samples.features[batch].flatten(0, 1).to(head.mean.device)
+            yield head.standardize(features), samples.labels[batch].repeat_interleave(num_regions)
+
+    # With label smoothing, the other classifier's loss is lowest where the logit of the label is
+    # larger than others by this. Twice as large, it is about as large for images of test.
+    margin = math.log(1 + head.num_classes * (1 - LABEL_SMOOTHING) / LABEL_SMOOTHING)
+    counts = labels.bincount(minlength=head.num_outputs)
+    fit_linear(head.linear, standardized(), counts, scale=2 * margin)
 
 
 def region_labels(samples: Samples) -> torch.Tensor:
@@ -230,20 +256,6 @@ def region_labels(samples: Samples) -> torch.Tensor:
     rows = samples.rows["train"]
     num_regions = samples.features[rows[:1]].shape[1]
     return samples.labels[rows].repeat_interleave(num_regions)
-
-
-def default_batch_size(labels: torch.Tensor) -> int:
-    """Return how many regions a step takes: few if there are few images of a label.
-
-    More steps then bring 0.3 points of accuracy; otherwise, larger batches are as accurate, and
-    take half the time (benchmarks/README.md).
-
-    Args:
-        labels: (N,) int64, of the training images.
-    """
-    if len(labels) < FEW_IMAGES * len(labels.unique()):
-        return SMALL_BATCH
-    return LARGE_BATCH
 
 
 def check_loss(row: dict[str, float], learning_rate: float) -> None:

@@ -22,8 +22,8 @@ def hidden_and_logits(
     """
     head.eval()
     for batch in rows.split(batch_size):
-        hidden = head.image_hidden(features[batch].to(head.mean.device))
-        yield hidden.cpu(), head.output(hidden).cpu()
+        hidden, logits = head.image_outputs(features[batch].to(head.mean.device))
+        yield hidden.cpu(), logits.cpu()
 
 
 @torch.inference_mode()

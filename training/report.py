@@ -126,7 +126,9 @@ def load_thumbnails(root: str, paths: Sequence[str]) -> list[Image.Image]:
     return [thumbnail(load_image(os.path.join(root, path))) for path in paths]
 
 
-def format_plan(args: argparse.Namespace, data: DataFolder, path: Path, settings: Settings) -> str:
+def format_plan(
+    args: argparse.Namespace, data: DataFolder, path: Path, settings: Settings, views: int
+) -> str:
     """Format what was found, what will be done, and the file that will be written."""
     lines = [
         f"{split:5}  {len(data.of(split)):7} images  {len(set(data.labels(split))):5} categories"
@@ -135,7 +137,7 @@ def format_plan(args: argparse.Namespace, data: DataFolder, path: Path, settings
     cache = "not stored (--no_cache)" if args.no_cache else f"stored in {args.cache_dir}"
     replaced = f" (replaces {describe_checkpoint(path)})" if path.exists() else ""
     return "\n".join(lines) + (
-        f"\n{args.arch} with weights {args.weights}, {args.views} view(s) of each training image, "
+        f"\n{args.arch} with weights {args.weights}, {views} view(s) of each training image, "
         f"{args.image_size} pixels, on {settings.device} "
         f"in {str(settings.precision).removeprefix('torch.')}\n"
         f"will write {path}{replaced}; features are {cache}"

@@ -1,60 +1,58 @@
-"""image_files.splits: the content of a file alone decides its group."""
+"""image_files.splits: the content of the files of a category decides their splits."""
 
+import collections
+import hashlib
 import random
-
-import pytest
 
 from image_files.splits import divide
 
-SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
-SPLITS = list(SHARES)
+BOTH = ("valid", "test")
 
 
-def digest_at(position: float) -> str:
-    return f"{int(position * 16**16):016x}"
+def digests_of(count: int, seed: int = 0) -> dict[str, str]:
+    """Return the digests of files "0", "1" and so on."""
+    texts = [f"{seed} {number}" for number in range(count)]
+    return {str(n): hashlib.sha256(text.encode()).hexdigest() for n, text in enumerate(texts)}
 
 
-def divided(positions: list[float], groups=SPLITS) -> dict[str, list[float]]:
-    digests = {str(position): digest_at(position) for position in positions}
-    assigned = divide(digests, SHARES, groups)
-    parts = {group: [] for group in groups}
-    for path, group in assigned.items():
-        parts[group].append(float(path))
-    return parts
+def sizes_of(count: int, missing=BOTH) -> tuple[int, ...]:
+    splits = collections.Counter(divide(digests_of(count), missing).values())
+    return tuple(splits[name] for name in ("train", "valid", "test"))
 
 
-def test_the_content_alone_decides_the_group():
-    expected = {"train": [0.0, 0.5, 0.79], "valid": [0.8, 0.89], "test": [0.91, 0.999]}
-    assert divided([0.0, 0.5, 0.79, 0.8, 0.89, 0.91, 0.999]) == expected
-    assert divided([0.5, 0.85, 0.95], ["train", "test"]) == {"train": [0.5, 0.85], "test": [0.95]}
-    stand_in = divided([0.5, 0.79, 0.92], ["train", "valid"])  # the nearest to 0.85
-    assert stand_in == {"train": [0.5, 0.92], "valid": [0.79]}
-    copies = divide({"a": digest_at(0.95), "b": digest_at(0.95)}, SHARES, SPLITS)
-    assert copies == {"a": "train", "b": "train"}  # the only content
+def test_each_split_has_its_share_of_a_category():
+    expected = {1: (1, 0, 0), 2: (1, 0, 1), 3: (1, 1, 1), 8: (6, 1, 1), 10: (6, 2, 2)}
+    expected |= {24: (20, 2, 2), 30: (24, 3, 3), 40: (32, 4, 4), 95: (76, 9, 10), 0: (0, 0, 0)}
+    assert {count: sizes_of(count) for count in expected} == expected
+    assert sizes_of(40, ["test"]) == (36, 0, 4) and sizes_of(40, ["valid"]) == (36, 4, 0)
 
 
-@pytest.mark.parametrize("seed", range(50))
-def test_three_images_are_enough_for_three_groups(seed):
-    generator = random.Random(seed)
-    positions = [generator.random() for _ in range(3 + seed % 9)]
-    parts = divided(positions)
-    assert all(parts.values())
-    assert sorted(sum(parts.values(), [])) == sorted(positions)
-    # As stable as promised: one more image moves none, unless an image stands in for a group.
-    natural = {"train": (0, 0.8), "valid": (0.8, 0.9), "test": (0.9, 1)}
-    stand_ins = [
-        p for group, (low, high) in natural.items() for p in parts[group] if not low <= p < high
-    ]
-    for _ in range(20):
-        extra = generator.random()
-        again = divided([*positions, extra])
-        moved = [p for group in SPLITS for p in parts[group] if p not in again[group]]
-        assert len(moved) <= (2 if stand_ins else 0)
+def test_the_content_decides_and_not_the_name_or_the_order():
+    digests = digests_of(30)
+    splits = divide(digests, BOTH)
+    shuffled = list(digests.items())
+    random.Random(1).shuffle(shuffled)
+    renamed = divide({f"new {path}": digest for path, digest in shuffled}, BOTH)
+    assert renamed == {f"new {path}": split for path, split in splits.items()}
+    copies = divide(digests | {f"copy {path}": digests[path] for path in digests}, BOTH)
+    assert all(copies[path] == copies[f"copy {path}"] == splits[path] for path in digests)
 
 
-def test_files_without_digest_and_too_few_files_are_divided_as_well():
-    assert divide({"a": ""}, SHARES, SPLITS) == {"a": "train"}
-    assert divided([0.95]) == {"train": [0.95], "valid": [], "test": []}
-    assert divided([0.95, 0.85]) == {"train": [0.85], "valid": [], "test": [0.95]}
-    assert sum(map(len, divided([0.3, 0.4]).values())) == 2
-    assert divide({}, SHARES, SPLITS) == {}
+def test_files_without_digest_do_not_take_the_place_of_others():
+    assert divide({"a": "", "b": ""}, BOTH) == {"a": "train", "b": "train"}
+    digests = digests_of(12)
+    assert divide(digests | {"broken": ""}, BOTH) == divide(digests, BOTH) | {"broken": "train"}
+
+
+def test_a_file_that_is_added_moves_as_few_others_as_promised():
+    moves: collections.Counter[int] = collections.Counter()
+    for seed in range(200):
+        digests = digests_of(100, seed)
+        before: dict[str, str] = {}
+        for count in range(1, 101):
+            splits = divide(dict(list(digests.items())[:count]), BOTH)
+            moves[sum(splits[path] != split for path, split in before.items())] += 1
+            before = splits
+    assert set(moves) == {0, 1, 2}
+    assert 0.31 < moves[1] / moves.total() < 0.33  # as the docstring says
+    assert 0.019 < moves[2] / moves.total() < 0.024

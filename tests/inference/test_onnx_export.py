@@ -120,7 +120,7 @@ def test_the_module_is_a_copy_in_float32_and_the_classifier_stays_as_it_is():
     assert same_bits(classifier.state_dict(), before)
     assert classifier.training and classifier.backbone.features[0].weight.dtype == torch.bfloat16
     classifier.eval().backbone.float()  # weights that were rounded stay rounded
-    assert difference(outputs, classifier.predict_views(views())) < 1e-5
+    assert difference(outputs, classifier.predict_views(views())) < 1e-3
 
 
 # ---------------------------------------------------------------- predictions of the file
@@ -134,7 +134,7 @@ def test_a_file_predicts_as_its_model_does(small):
     probs, novelty = outputs_of(path, views(5))
     assert probs.shape == (5, 3) and novelty.shape == (5,)
     assert probs.dtype == novelty.dtype == np.float32
-    assert difference((probs, novelty), classifier.predict_views(views(5))) < 1e-5
+    assert difference((probs, novelty), classifier.predict_views(views(5))) < 1e-3
 
 
 def test_a_file_for_large_images_predicts_as_its_model_does(tmp_path, capfd, recwarn):
@@ -146,7 +146,7 @@ def test_a_file_for_large_images_predicts_as_its_model_does(tmp_path, capfd, rec
     outputs = outputs_of(tmp_path / "large.onnx", images)
     assert capfd.readouterr() == ("", "") and not recwarn.list
     assert logging.root.manager.disable == logging.NOTSET
-    assert difference(outputs, classifier.predict_views(images)) < 1e-5
+    assert difference(outputs, classifier.predict_views(images)) < 1e-3
 
 
 def test_the_largest_difference_counts_a_missing_value():
@@ -222,7 +222,7 @@ def assert_nothing_of_this_machine(path) -> None:
 # ---------------------------------------------------------------- content of the file
 
 
-def test_a_file_declares_its_input_and_output_in_float32(small):
+def test_a_file_declares_its_input_and_output_in_float32_and_stores_16_bits(small):
     graph = onnx.load(small[1]).graph
     declared = []
     for value in (*graph.input, *graph.output):
@@ -234,8 +234,10 @@ def test_a_file_declares_its_input_and_output_in_float32(small):
         ("probabilities", onnx.TensorProto.FLOAT, ["N", 3]),
         ("novelty", onnx.TensorProto.FLOAT, ["N"]),
     ]
-    types = {tensor.data_type for tensor in graph.initializer}
-    assert types <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}  # INT64 for axes
+    kinds = {"FLOAT": 0, "FLOAT16": 0, "INT64": 0}  # INT64 for axes
+    for tensor in graph.initializer:
+        kinds[onnx.TensorProto.DataType.Name(tensor.data_type)] += np.prod(tensor.dims)
+    assert kinds["FLOAT16"] > 5 * kinds["FLOAT"] > 0  # the large ones have 16 bits
 
 
 def test_a_file_is_complete_and_holds_nothing_of_this_machine(small):
@@ -324,7 +326,7 @@ def test_the_flag_writes_a_file_and_compares_an_image(by_command):
     saved, same, largest = (by_command / "printed.txt").read_text().splitlines()
     assert saved == f"saved {by_command / 'model.onnx'}"
     assert same == "float32: 1 of 1 images keep their most likely category"
-    assert max(differences_in(largest)) < 1e-4
+    assert max(differences_in(largest)) < 1e-3  # from 16 bits
 
 
 def test_the_file_of_a_checkpoint_describes_its_input_and_categories(by_command, checkpoint):

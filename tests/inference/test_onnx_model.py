@@ -80,7 +80,7 @@ def test_means_and_stds_may_be_replaced_also_by_several_threads(small):
         outputs = list(pool.map(lambda both: loaded.predict_views(views(), *both), settings * 10))
     for index, output in enumerate(outputs):
         expected = classifier.predict_views(views(), *settings[index % 4])
-        assert difference(output, expected) < 1e-5
+        assert difference(output, expected) < 1e-3
     assert difference(outputs[0], outputs[1]) > 1e-3 < difference(outputs[0], outputs[2])
 
 
@@ -89,7 +89,7 @@ def test_a_file_without_novelty_has_none(tmp_path):
     [_] = export(classifier, tmp_path / "model.onnx", [])
     loaded = OnnxModel(tmp_path / "model.onnx")
     probs, novelty = loaded.predict_views(views())
-    assert difference([probs], classifier.predict_views(views())[:1]) < 1e-5
+    assert difference([probs], classifier.predict_views(views())[:1]) < 1e-3
     assert novelty.shape == (3,) and np.isnan(novelty).all()
     with pytest.raises(UserError, match="no novelty"):
         loaded.check_novelty(0.1)
@@ -313,11 +313,11 @@ def test_many_predictions_are_those_of_the_checkpoint(both, images, mixed):
     for actual, other in pairs:
         assert actual["path"] == other["path"] and actual.get("error") == other.get("error")
         if "error" not in actual:
-            # For many images, torch uses Winograd's method, whose rounding differs.
-            assert actual["novelty"] == pytest.approx(other["novelty"], abs=1e-3)
+            # The file has 16 bits of each large weight.
+            assert actual["novelty"] == pytest.approx(other["novelty"], abs=2e-3)
             for one, two in zip(actual["predictions"], other["predictions"], strict=True):
                 assert one["name"] == two["name"]
-                assert one["probability"] == pytest.approx(two["probability"], abs=1e-4)
+                assert one["probability"] == pytest.approx(two["probability"], abs=1e-3)
 
 
 def test_the_table_of_an_image_is_that_of_the_checkpoint(by_command, both, images, tmp_path):
@@ -492,11 +492,11 @@ def test_the_server_predicts_what_is_uploaded(server, small, tmp_path):
     status, reply = post(f"{url}/predict?top_k=2", *form(png_of_view(), b"no image"))
     first, second = reply["images"]
     assert status == 200 and reply["model"] == sha256_of(small[1])
-    assert first["novelty"] == pytest.approx(expected[0].novelty, abs=1e-4)
+    assert first["novelty"] == pytest.approx(expected[0].novelty, abs=1e-3)
     assert first["resembles_none"] == expected[0].is_unusual
     for one, two in zip(first["predictions"], expected, strict=True):
         assert (one["category"], one["name"]) == (two.category, two.name)
-        assert one["probability"] == pytest.approx(two.probability, abs=1e-4)
+        assert one["probability"] == pytest.approx(two.probability, abs=1e-3)
     assert second == {"path": "a.jpg", "error": "not an image, but a text file"}
     assert "127.0.0.1: a.jpg: not an image, but a text file" in log.read_text()
     _, other = post(f"{url}/predict?top_k=2", png_of_view())  # as the body

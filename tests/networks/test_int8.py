@@ -10,7 +10,7 @@ from conftest import assert_error, small_backbone
 from torch import nn
 
 import utils
-from model import Backbone, fast_copy, load_weights
+from model import Backbone, fast_copy, has_int8, load_weights
 from networks import weights
 from networks.int8 import IntegerLayers, replace_layers
 from system.messages import UserError
@@ -108,6 +108,9 @@ def test_blocks_are_replaced_and_other_layers_stay():
 def test_features_of_photographs_agree(flowers_dir, vgg16_weights):
     backbone = Backbone("vgg16")
     load_weights(backbone, "vgg16", str(vgg16_weights))
+    assert has_int8(backbone, utils.MEANS, utils.STDS)
+    assert not has_int8(backbone, utils.MEANS, [0.2, 0.2, 0.2])
+    assert not has_int8(small_backbone(), utils.MEANS, utils.STDS)
     paths = sorted((flowers_dir / "valid").glob("*/*"))[::34]
     views = utils.normalize(np.stack([utils.load_plain_view(path, 160) for path in paths]))
     with torch.inference_mode():
@@ -119,15 +122,10 @@ def test_features_of_photographs_agree(flowers_dir, vgg16_weights):
         expected = backbone(views)
     assert len(paths) == 5 and actual.shape == expected.shape
     assert relative(actual - expected, expected) < 0.06
-    lowest, *stored = weights.INPUT_RANGE + weights.RELU_MAXIMA
+    lowest, *stored = weights.VGG16_RANGES
     assert views.min() > lowest - 0.01
     for one, other in zip(highest, stored, strict=True):  # of other photographs
         assert 0.4 < one / other < 1.5
-
-
-def test_other_weights_are_a_users_error():
-    with pytest.raises(UserError, match="^--precision int8 goes with --arch vgg16 and --weights i"):
-        fast_copy(small_backbone(), CPU, torch.int8)
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -136,7 +134,17 @@ def test_a_missing_package_is_named(monkeypatch):
         IntegerLayers(list(layers_of()), 0, [1, 1, 1, 1])
 
 
-@pytest.mark.parametrize("flags", [["--check"], ["--device", "gpu"]])
-def test_what_does_not_go_with_integers_is_said(call, images, flags):
-    done = call("train.py", "--data_dir", images, "--precision", "int8", *flags)
-    assert_error(done, "--precision int8 goes without")
+def test_what_does_not_go_with_integers_is_said(call, images, trained):
+    flags = ("--data_dir", images, "--output_cat", 4, "--precision", "int8")
+    done = call("train.py", *flags, "--device", "gpu")
+    assert_error(done, "--precision int8 goes without --device gpu")
+    for other in (["--weights", "none"], ["--weights", "none", "--check"], ["--arch", "vgg13"]):
+        done = call("train.py", *flags, *other, "--weights", "none")
+        assert_error(done, "--precision int8 goes with --arch vgg16, --weights imagenet, and")
+    path = trained.checkpoint
+    one = next(images.rglob("*.jpg"))
+    flags = ("--input", one, "--checkpoint", path, "--precision", "int8")
+    for more in ([], ["--format", "csv"]):
+        done = call("predict.py", *flags, *more)
+        assert_error(done, "--precision int8 goes with --arch vgg16, --weights imagenet, and")
+    assert_error(call("predict.py", *flags, "--heatmap", "h.png"), "--heatmap goes without")

@@ -38,7 +38,7 @@ def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch, local_rank, i
 
 
 def test_precision_is_the_one_that_is_named():
-    assert devices.PRECISIONS == ("auto", "float32", "bfloat16", "float16")
+    assert devices.PRECISIONS == ("auto", "float32", "bfloat16", "float16", "int8")
     for name in devices.PRECISIONS[1:]:
         assert devices.select_precision(CUDA, name) == getattr(torch, name)
 
@@ -53,19 +53,22 @@ def test_the_precision_of_a_gpu_follows_from_its_capability(monkeypatch, capabil
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "precision"),
+    ("capabilities", "without_int8", "with_int8"),
     [
-        ({}, torch.float32),
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ([], torch.float32, torch.float32),
+        (["avx2"], torch.float32, torch.int8),
+        (["avx2", "avx512_bf16"], torch.bfloat16, torch.int8),
+        (["avx2", "avx512_bf16", "amx_bf16"], torch.bfloat16, torch.bfloat16),
     ],
 )
 def test_the_precision_of_a_processor_follows_from_its_capabilities(
-    monkeypatch, capabilities, precision
+    monkeypatch, capabilities, without_int8, with_int8
 ):
+    capabilities = dict.fromkeys(capabilities, True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert devices.select_precision(CPU) == precision
-    assert devices.select_precision(MPS) == torch.float32
+    assert devices.select_precision(CPU) == without_int8
+    assert devices.select_precision(CPU, has_int8=True) == with_int8
+    assert devices.select_precision(MPS, has_int8=True) == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,14 @@ def test_outputs_are_those_of_each_row(head, batch_size):
     detector = detector_of(8)
     logits, scores = compute_outputs(head, detector, features, rows, batch_size)
     with torch.no_grad():
-        expected = head.eval().image_logits(features)[rows]
-        measured = detector.scores(head.image_hidden(features)[rows], expected)
+        expected_hidden, expected = head.eval().image_outputs(features[rows])
+        measured = detector.scores(expected_hidden, expected)
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(scores, measured)
     assert torch.equal(compute_logits(head, features, rows, batch_size), logits)
     assert compute_outputs(head, None, features, rows, batch_size)[1].isnan().all()
     hidden = torch.cat([hidden for hidden, _ in hidden_and_logits(head, features, rows, 7)])
-    torch.testing.assert_close(hidden, head.image_hidden(features)[rows].detach())
+    torch.testing.assert_close(hidden, expected_hidden)
 
 
 def test_a_detector_is_fitted_on_the_rows_that_are_named(head):
