@@ -101,17 +101,16 @@ def train(args: argparse.Namespace, seed: int, row: str, subsets: str) -> dict:
     """Train once; returns the checkpoint's metrics and the seconds that it took.
 
     Args:
-        subsets: a folder for subsets of the data; all rows of a seed share one, and its features.
+        subsets: a folder for subsets of the data; all rows of a seed share one.
     """
-    root, cache = args.data_dir, args.cache_dir
+    root = args.data_dir
     if args.per_category:
-        cache = f"{subsets}/cache"  # useless after this run
         root = f"{subsets}/{args.per_category} of {seed}"
         if not os.path.exists(root):
             link_subset(args.data_dir, args.per_category, seed, root)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = f"{folder}/checkpoint.pth"
-        flags = ["--seed", str(seed), "--cache_dir", cache, "--no_report", *flags_of(row)]
+        flags = ["--seed", str(seed), "--cache_dir", args.cache_dir, "--no_report", *flags_of(row)]
         seconds, _ = timed(*train_command(root, args.weights, checkpoint, *flags))
         content = torch.load(checkpoint, weights_only=True)
     size = {"image_size": content["image_size"]}

@@ -38,7 +38,7 @@ def grad_cam(model: Classifier, view: torch.Tensor, category: str) -> torch.Tens
         maps = model.backbone.last_block(maps).float()  # (1, 512, 14, 14)
     maps.requires_grad_()
     features = replace_second_stage(features, pool_regions(maps, REGIONS))
-    logit = model.head.image_logits(features)[0, model.class_to_idx[category]]
+    logit = model.head.image_outputs(features)[1][0, model.class_to_idx[category]]
     [gradients] = torch.autograd.grad(logit, maps)
     return (gradients.mean((2, 3), keepdim=True) * maps).sum(1)[0].detach()
 
@@ -46,7 +46,7 @@ def grad_cam(model: Classifier, view: torch.Tensor, category: str) -> torch.Tens
 @torch.no_grad()
 def logits_of(model: Classifier, images: torch.Tensor) -> torch.Tensor:
     """Return the logits (N, num_classes) of normalized images (N, 3, 224, 224)."""
-    return model.head.image_logits(model.backbone(images))
+    return model.head.image_outputs(model.backbone(images))[1]
 
 
 def drops(model: Classifier, path: str, generator: torch.Generator) -> list[float]:

@@ -158,7 +158,7 @@ def measure_labels(
             )
             for region in range(values.shape[1])
         ]
-        logits = head.image_logits(values)
+        _, logits = head.image_outputs(values)
     own = (logits / fit_temperature(logits, labels)).softmax(1).gather(1, labels[:, None])[:, 0]
     empty = rows[:0]
     samples = fitting.Samples(values, labels, {"train": rows, "valid": empty, "test": empty})

@@ -70,7 +70,7 @@ def choose(
 
 def hidden_layers(head: Head, values: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return ways (N, hidden_units) to reduce the hidden layers of an image's regions to one."""
-    before = head.layers[0]((values - head.mean) / head.std)  # (N, len(REGIONS), hidden_units)
+    before = head.layers[0](head.standardize(values))  # (N, len(REGIONS), hidden_units)
     regions = before.relu()
     return {
         "mean over regions": regions.mean(1),
@@ -91,7 +91,7 @@ def scores_of(
     """
     classes = head.num_classes
     layers = {name: hidden_layers(head, x) for name, x in values.items()}
-    logits = {name: head.output(x["mean over regions"]) for name, x in layers.items()}
+    logits = {name: head.image_outputs(x)[1] for name, x in values.items()}
     temperature = fit_temperature(logits["valid"], valid)
     probs = {name: (x / temperature).softmax(1).amax(1) for name, x in logits.items()}
     scores = {"probability": probs}

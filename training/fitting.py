@@ -33,6 +33,7 @@ from utils import SPLITS, DataFolder, exclude_images
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
 MAX_LOSS = 200  # of train and valid; that of guessing is 14 for a million categories
 STATISTICS_BATCH_SIZE = 64  # views
+LINEAR_IMAGES = 10  # of a category: with so many, the linear classifier counts twice as much
 PRIOR_IMAGES = 20  # as how many training images the mean variance of all features counts
 
 
@@ -244,11 +245,13 @@ def fit_linear_on(head: Head, samples: Samples, labels: torch.Tensor) -> None:
             features = samples.features[batch].flatten(0, 1).to(head.mean.device)
             yield head.standardize(features), samples.labels[batch].repeat_interleave(num_regions)
 
-    # With label smoothing, the other classifier's loss is lowest where the logit of the label is
-    # larger than others by this. Twice as large, it is about as large for images of test.
+    # With label smoothing, the loss of the hidden layer is lowest where the logit of the label is
+    # larger than others by this.
     margin = math.log(1 + head.num_classes * (1 - LABEL_SMOOTHING) / LABEL_SMOOTHING)
     counts = labels.bincount(minlength=head.num_outputs)
-    fit_linear(head.linear, standardized(), counts, scale=2 * margin)
+    num_images = len(samples.rows["train"]) / samples.views / int((counts > 0).sum())
+    scale = margin * (1 + LINEAR_IMAGES / num_images)
+    fit_linear(head.linear, standardized(), counts, scale)
 
 
 def region_labels(samples: Samples) -> torch.Tensor:
