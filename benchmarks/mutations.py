@@ -42,6 +42,8 @@ MUTATIONS = [
     Mutation("train.py", "    unfinished.remove()\n", ""),
     Mutation("train.py", "    failures |= samples.features.failures\n", ""),
     Mutation("train.py", "torch.manual_seed(args.seed)", "torch.manual_seed(0)"),
+    Mutation("train.py", "output_cat == len(folders):", "False:"),
+    Mutation("train.py", "< FEW_IMAGES * len", "> FEW_IMAGES * len"),
     Mutation("predict.py", "sys.exit(1)", "sys.exit(0)"),
     Mutation("predict.py", "or len(args.input) > 1:", "or len(args.input) > 2:"),
     Mutation("predict.py", "if (args.resume or args.overwrite) and not args.output:", "if False:"),
@@ -56,10 +58,10 @@ MUTATIONS = [
     Mutation("utils.py", "if image.path not in paths]", "if image.path in paths]"),
     Mutation("model.py", "avg_pool2d(images, 2).flip(3)", "avg_pool2d(images, 2)"),
     Mutation("model.py", "if image_size <= CROP else", "if image_size < CROP else"),
-    Mutation(
-        "model.py", "return self.hidden(features).mean(1)", "return self.hidden(features).amax(1)"
-    ),
+    Mutation("model.py", "[:3](standardized).mean(1)", "[:3](standardized).amax(1)"),
+    Mutation("model.py", " + self.linear(standardized.mean(1))", ""),
     Mutation("model.py", "(hidden)[..., : self.num_classes]", "(hidden)"),
+    Mutation("model.py", "list(stds) == STDS", "True"),
     Mutation("model.py", "(logits / self.temperature).softmax(1)", "logits.softmax(1)"),
     Mutation("model.py", "if content[name] != expected[name]]", "if False]"),
     Mutation("model.py", "        detector.check()\n", "        pass\n"),
@@ -80,6 +82,9 @@ MUTATIONS = [
         "training/fitting.py", '(valid_logits, labels[rows["valid"]])', "(logits, test_labels)"
     ),
     Mutation("training/fitting.py", "head.standardize_by(mean, std)", "pass"),
+    Mutation("training/fitting.py", "LINEAR_IMAGES / num_images", "LINEAR_IMAGES * num_images"),
+    Mutation("training/linear.py", "    covariance.diagonal().add_(RIDGE)\n", ""),
+    Mutation("training/linear.py", "weights[labels].float()", "weights[labels].float() * 2"),
     Mutation("training/features.py", '        "precision": str(settings.precision),\n', ""),
     Mutation(
         "training/features.py",
@@ -102,6 +107,7 @@ MUTATIONS = [
     ),
     Mutation("inference/results.py", "min_probability or novelty", "min_probability and novelty"),
     Mutation("inference/onnx_model.py", "if OTHER_FILE.search(content):", "if False:"),
+    Mutation("inference/onnx_export.py", "            halve_weights(proto)\n", ""),
     Mutation("inference/onnx_export.py", "if not is_int8 and not is_equal:", "if False:"),
     Mutation("inference/predictor.py", "if not np.isfinite(probs).all():", "if False:"),
     Mutation("image_files/decoding.py", "    values[is_transparent] = 255\n", ""),
@@ -109,7 +115,8 @@ MUTATIONS = [
     Mutation(
         "image_files/crops.py", "round((image.width - width) / 2)", "(image.width - width) // 2"
     ),
-    Mutation("image_files/splits.py", "ends[group] - shares[group] / 2", "ends[group]"),
+    Mutation("image_files/splits.py", "(count + 5) // 10", "count // 10"),
+    Mutation("image_files/splits.py", '- {""}', ""),
     Mutation("image_files/digests.py", "status.changed < started - MIN_AGE", "True"),
     Mutation("image_files/folders.py", "if real in parents:", "if len(parents) > 50:"),
     Mutation("image_files/names.py", "if counts[name] > 1 else", "if counts[name] > 2 else"),
@@ -135,6 +142,7 @@ MUTATIONS = [
     Mutation("system/scripts.py", "sys.exit(141)", "sys.exit(1)"),
     Mutation("system/arguments.py", "> MAX_OF_TRIPLE:", "> 1000:"),
     Mutation("system/devices.py", "if int(quota) > 0:", "if False:"),
+    Mutation("system/devices.py", 'has_int8 and capabilities.get("avx2")', "has_int8"),
     Mutation("system/messages.py", "words[:limit])", "words[: limit + 1])"),
     Mutation("system/workers.py", "if len(pending) > ahead:", "if len(pending) > 10 * ahead:"),
 ]
