@@ -83,7 +83,7 @@ MUTATIONS = [
     ),
     Mutation("training/fitting.py", "head.standardize_by(mean, std)", "pass"),
     Mutation("training/fitting.py", "LINEAR_IMAGES / num_images", "LINEAR_IMAGES * num_images"),
-    Mutation("training/linear.py", "    covariance.diagonal().add_(RIDGE)\n", ""),
+    Mutation("training/linear.py", "add_(penalties.double())", "add_(1)"),
     Mutation("training/linear.py", "weights[labels].float()", "weights[labels].float() * 2"),
     Mutation("training/features.py", '        "precision": str(settings.precision),\n', ""),
     Mutation(

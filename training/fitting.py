@@ -33,6 +33,9 @@ from utils import SPLITS, DataFolder, exclude_images
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
 MAX_LOSS = 200  # of train and valid; that of guessing is 14 for a million categories
 STATISTICS_BATCH_SIZE = 64  # views
+# Of the linear classifier, whose features have a variance of 1 (benchmarks/README.md).
+RIDGE = 0.3
+PRIOR_IMAGES = 20  # as how many training images the mean variance of all features counts
 LINEAR_IMAGES = 10  # of a category: with so many, the linear classifier counts twice as much
 
 
@@ -217,11 +220,7 @@ def validate(head: Head, samples: Samples) -> dict[str, float]:
 
 
 def standardize(head: Head, samples: Samples) -> None:
-    """Let a head standardize features by their mean and standard deviation over train.
-
-    To draw the standard deviations of few images to their mean would bring up to a point of
-    accuracy, and make a third of the images of no category look usual (benchmarks/README.md).
-    """
+    """Let a head standardize features by their mean and standard deviation over train."""
     batches = samples.rows["train"].split(STATISTICS_BATCH_SIZE)
     mean, std = mean_and_std(samples.features[batch].flatten(0, 1) for batch in batches)
     head.standardize_by(mean, std)
@@ -245,9 +244,16 @@ def fit_linear_on(head: Head, samples: Samples, labels: torch.Tensor) -> None:
     # larger than others by this.
     margin = math.log(1 + head.num_classes * (1 - LABEL_SMOOTHING) / LABEL_SMOOTHING)
     counts = labels.bincount(minlength=head.num_outputs)
-    num_images = len(samples.rows["train"]) / samples.views / int((counts > 0).sum())
-    scale = margin * (1 + LINEAR_IMAGES / num_images)
-    fit_linear(head.linear, standardized(), counts, scale)
+    num_images = len(samples.rows["train"]) / samples.views
+    images_of_label = num_images / int((counts > 0).sum())
+    scale = margin * (1 + LINEAR_IMAGES / images_of_label)
+    # With few images, it is by chance that a feature has a small variance: its weight then gets a
+    # larger penalty. To draw the variances themselves to their mean would be as accurate, and make
+    # a third of the images of no category look usual to the hidden layer.
+    variance = head.std.cpu().square()
+    prior = PRIOR_IMAGES / (num_images + PRIOR_IMAGES)
+    penalties = RIDGE * (1 - prior + prior * variance.mean() / variance)
+    fit_linear(head.linear, standardized(), counts, penalties, scale)
 
 
 def region_labels(samples: Samples) -> torch.Tensor:

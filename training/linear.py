@@ -5,26 +5,25 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-# What is added to the variance of each standardized feature, which is 1 on average. 0.1 and 1 are
-# as accurate (benchmarks/README.md).
-RIDGE = 0.3
-
 
 @torch.no_grad()
 def fit_linear(
     linear: nn.Linear,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     counts: torch.Tensor,
+    penalties: torch.Tensor,
     scale: float,
 ) -> None:
     """Fit a linear layer to output `scale` for the category of a sample, and 0 for all others.
 
-    It minimizes the squared error, in which each category has the same weight, plus RIDGE times the
-    squared weights (Hoerl & Kennard 1970). The outputs of categories without samples are 0.
+    It minimizes the squared error, in which each category has the same weight, plus the squared
+    weights times `penalties` (Hoerl & Kennard 1970). The outputs of categories without samples are
+    0.
 
     Args:
         batches: standardized features (B, num_features) float32, and labels (B,) int64.
         counts: (num_outputs,) int64, the number of samples of each category.
+        penalties: (num_features,), what is added to the variance of each feature, above 0.
     """
     size = linear.in_features
     is_present = (counts > 0).double()
@@ -39,7 +38,7 @@ def fit_linear(
     sums *= weights[:, None]
     mean = sums.sum(0)  # (num_features,)
     covariance = products - torch.outer(mean, mean)
-    covariance.diagonal().add_(RIDGE)
+    covariance.diagonal().add_(penalties.double())
     shares = is_present / is_present.sum()  # the mean of the targets
     targets = sums - torch.outer(shares, mean)  # (num_outputs, num_features)
     solution = torch.linalg.solve(covariance, targets.T).T

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.linear import RIDGE, fit_linear
+from training.linear import fit_linear
 
 
 def test_a_linear_layer_is_the_ridge_regression_with_equal_weight_for_each_category():
@@ -16,13 +16,14 @@ def test_a_linear_layer_is_the_ridge_regression_with_equal_weight_for_each_categ
     x = torch.from_numpy(features).float()
     y = torch.from_numpy(labels)
     batches = [(x[rows], y[rows]) for rows in order.split(16)]
-    fit_linear(linear, batches, torch.tensor([40, 7, 0, 3]), scale=5.0)
+    penalties = rng.random(6) + 0.1
+    counts = torch.tensor([40, 7, 0, 3])
+    fit_linear(linear, batches, counts, torch.from_numpy(penalties), scale=5.0)
     # The same as ordinary least squares with one more row for each weight, and none for the bias.
     weights = np.sqrt(1 / np.bincount(labels)[labels] / 3)
     rows = np.hstack([features, np.ones((50, 1))]) * weights[:, None]
     targets = 5.0 * np.eye(4)[labels] * weights[:, None]
-    penalty = np.sqrt(RIDGE) * np.eye(6, 7)
-    rows = np.vstack([rows, penalty])
+    rows = np.vstack([rows, np.sqrt(penalties)[:, None] * np.eye(6, 7)])
     targets = np.vstack([targets, np.zeros((6, 4))])
     expected, *_ = np.linalg.lstsq(rows, targets, rcond=None)
     np.testing.assert_allclose(linear.weight.detach(), expected[:6].T, rtol=1e-3, atol=1e-5)
