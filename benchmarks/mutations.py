@@ -82,7 +82,7 @@ MUTATIONS = [
         "training/fitting.py", '(valid_logits, labels[rows["valid"]])', "(logits, test_labels)"
     ),
     Mutation("training/fitting.py", "head.standardize_by(mean, std)", "pass"),
-    Mutation("training/fitting.py", "LINEAR_IMAGES / num_images", "LINEAR_IMAGES * num_images"),
+    Mutation("training/fitting.py", " * LINEAR_IMAGES / images_of_label", ""),
     Mutation("training/linear.py", "add_(penalties.double())", "add_(1)"),
     Mutation("training/linear.py", "weights[labels].float()", "weights[labels].float() * 2"),
     Mutation("training/features.py", '        "precision": str(settings.precision),\n', ""),

@@ -36,7 +36,7 @@ STATISTICS_BATCH_SIZE = 64  # views
 # Of the linear classifier, whose features have a variance of 1 (benchmarks/README.md).
 RIDGE = 0.3
 PRIOR_IMAGES = 20  # as how many training images the mean variance of all features counts
-LINEAR_IMAGES = 10  # of a category: with so many, the linear classifier counts twice as much
+LINEAR_IMAGES = 15  # of a category: with so many, both classifiers' logits are equally large
 
 
 class FitSettings(NamedTuple):
@@ -246,7 +246,7 @@ def fit_linear_on(head: Head, samples: Samples, labels: torch.Tensor) -> None:
     counts = labels.bincount(minlength=head.num_outputs)
     num_images = len(samples.rows["train"]) / samples.views
     images_of_label = num_images / int((counts > 0).sum())
-    scale = margin * (1 + LINEAR_IMAGES / images_of_label)
+    scale = margin * LINEAR_IMAGES / images_of_label
     # With few images, it is by chance that a feature has a small variance: its weight then gets a
     # larger penalty. To draw the variances themselves to their mean would be as accurate, and make
     # a third of the images of no category look usual to the hidden layer.
