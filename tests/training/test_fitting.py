@@ -96,6 +96,13 @@ def test_one_batch_can_be_overfitted(made_up):
     assert history[-1]["train_loss"] == pytest.approx(lowest, abs=0.03)
 
 
+@pytest.mark.parametrize("count", [6, 30])
+def test_the_linear_classifier_counts_less_the_more_images_a_category_has(made_up, count):
+    head, _ = fit(made_up, torch.arange(count), torch.arange(0), epochs=1)
+    scale = math.log(1 + 9 * 3) * 15 / (count / 3)  # of 3 categories
+    assert head.linear.bias.sum().item() == pytest.approx(scale, rel=1e-4)  # targets add up to it
+
+
 def cross_validate(made_up, folds, labels=None, views=1, start=0) -> fitting.CrossValidation:
     """Cross-validate heads on rows from `start` to 30, as train, and on 10, as valid and test."""
     rows = {
