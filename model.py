@@ -193,8 +193,8 @@ def select_precision(device: torch.device, name: str, has_int8: bool) -> torch.d
     return devices.select_precision(device, name, has_int8 and int8.is_installed())
 
 
-def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Backbone:
-    """Return a copy of a backbone to run on many views, on a device and in a precision.
+def convert(backbone: Backbone, device: torch.device, precision: torch.dtype) -> None:
+    """Move a backbone to a device, and let it compute in a precision.
 
     In torch.int8, which needs what `has_int8` asks for, features agree up to 4 %. Its preparation
     takes a second, so that it does not pay for one image.
@@ -202,14 +202,20 @@ def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) 
     Raises:
         UserError: onnx or onnxruntime is missing.
     """
-    backbone = copy.deepcopy(backbone)
     if precision == torch.int8:
         first, second = backbone.feature_layers
         blocks = [(0, first + 1), (first + 2, second + 1)]
         int8.replace_layers(backbone.features, blocks, VGG16_RANGES)
-        return backbone
+        return
     backbone.to(device, precision)
-    return backbone.to(memory_format=torch.channels_last)
+    backbone.to(memory_format=torch.channels_last)
+
+
+def fast_copy(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Backbone:
+    """Return a copy of a backbone to run on many views; see `convert`."""
+    backbone = copy.deepcopy(backbone)
+    convert(backbone, device, precision)
+    return backbone
 
 
 class Head(nn.Module):
@@ -269,9 +275,13 @@ class Head(nn.Module):
 
         Those of the linear classifier are not in it: each is fitted by itself.
         """
-        linear, relu, dropout, output = self.layers
-        hidden = dropout(relu(linear(self.standardize(features))))
-        return output(hidden)[..., : self.num_classes]
+        hidden = self.hidden(self.standardize(features))
+        return self.layers[-1](hidden)[..., : self.num_classes]
+
+    def hidden(self, standardized: torch.Tensor) -> torch.Tensor:
+        """Standardized features (..., num_features) -> hidden layer (..., hidden_units)."""
+        linear, relu, dropout, _ = self.layers  # a slice would be a new module in each step
+        return dropout(relu(linear(standardized)))
 
     def image_outputs(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return an image's hidden layer and its logits, means over its regions.
@@ -283,8 +293,8 @@ class Head(nn.Module):
             (N, hidden_units) and (N, num_classes).
         """
         standardized = self.standardize(features)
-        hidden = self.layers[:3](standardized).mean(1)
-        logits = self.layers[3](hidden) + self.linear(standardized.mean(1))
+        hidden = self.hidden(standardized).mean(1)
+        logits = self.layers[-1](hidden) + self.linear(standardized.mean(1))
         return hidden, logits[:, : self.num_classes]
 
 
@@ -360,11 +370,11 @@ class Classifier(Predictor, nn.Module):
         """
         selected = devices.select_device(device)
         self.device_type = selected.type
-        self.to(selected)
-        can_choose = precision == "int8" or not is_one
+        can_choose = selected.type == "cpu" and (precision == "int8" or not is_one)
         is_possible = can_choose and has_int8(self.backbone, self.means, self.stds)
         dtype = select_precision(selected, precision, is_possible)
-        self.backbone = fast_copy(self.backbone, selected, dtype)
+        self.to(selected)
+        convert(self.backbone, selected, dtype)
 
     @torch.inference_mode()
     def compute(

@@ -217,12 +217,7 @@ def check_output_cat(output_cat: int | None, data: utils.DataFolder) -> None:
     """
     num_classes = len(data.class_to_idx)
     folders = list(data.categories)
-    if output_cat is None or output_cat < num_classes:
-        value = "is missing" if output_cat is None else output_cat
-        raise UserError(
-            f"--output_cat {value}: {data.root} has {num_classes} categories; "
-            f"type --output_cat {num_classes}"
-        )
+    output_cat = enough_outputs(output_cat, num_classes, data.root)
     if output_cat > num_classes and output_cat == len(folders):
         raise UserError(
             f"--output_cat {output_cat}: {data.root} has {num_classes} categories in "
@@ -236,14 +231,22 @@ def check_output_cat(output_cat: int | None, data: utils.DataFolder) -> None:
         )
 
 
+def enough_outputs(output_cat: int | None, num_classes: int, data_dir: str) -> int:
+    """Return --output_cat; raises UserError, which says what to type, if it is missing or small."""
+    if output_cat is None or output_cat < num_classes:
+        value = "is missing" if output_cat is None else output_cat
+        raise UserError(
+            f"--output_cat {value}: {data_dir} has {num_classes} categories; "
+            f"type --output_cat {num_classes}"
+        )
+    return output_cat
+
+
 def list_images(args: argparse.Namespace) -> utils.DataFolder:
     """List the images of the data folder, which is downloaded if asked for, less --exclude."""
     if args.download:
         if args.output_cat is None and not os.path.exists(args.data_dir):  # before a long download
-            raise UserError(
-                f"--output_cat is missing: Oxford-102 has {NUM_CATEGORIES} categories; "
-                f"type --output_cat {NUM_CATEGORIES}"
-            )
+            enough_outputs(args.output_cat, NUM_CATEGORIES, args.data_dir)
         download_oxford102(args.data_dir, args.split)
     data = utils.list_images(args.data_dir)
     if args.exclude:
@@ -342,11 +345,12 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
             outputs += outputs_of(table)
         check_outputs(outputs, [args.weights, args.category_names, args.exclude])
         check_no_input_below(flag, Path(table).parent, args.data_dir, listed.all_paths())
-    local = None if args.weights == "imagenet" else load_backbone(args)  # without a download
+    # Without a download, before the folder is known to be fine.
+    backbone = None if args.weights == "imagenet" else load_backbone(args)
     data = utils.read_images(listed)
     findings, data = data_folder.check_data_folder(
         data,
-        with_precision(args, settings, local),
+        with_precision(args, settings, backbone),
         arch=args.arch,
         views=number_of_views(args, data),
         table=table,
@@ -356,7 +360,8 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
     if args.output_cat is not None:
         check_output_cat(args.output_cat, listed)
     if args.check_labels:
-        findings += check_labels(args, settings, data, names)
+        backbone = backbone or load_backbone(args)
+        findings += check_labels(args, settings, data, names, backbone)
         if table:
             write_findings(table, findings)
             write_galleries(table, args.data_dir, galleries(findings, names))
@@ -365,13 +370,16 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
 
 
 def check_labels(
-    args: argparse.Namespace, settings: Settings, data: utils.DataFolder, names: dict[str, str]
+    args: argparse.Namespace,
+    settings: Settings,
+    data: utils.DataFolder,
+    names: dict[str, str],
+    backbone: model.Backbone,
 ) -> list[Finding]:
     """Look for suspect labels, near-duplicates and outliers by features."""
     data = data_folder.check_and_exclude(data, strict=args.strict)
     num_classes = len(data.class_to_idx)
     args.output_cat = args.output_cat or num_classes
-    backbone = load_backbone(args)
     settings = with_precision(args, settings, backbone)
     with tempfile.TemporaryDirectory() as folder:
         cache = folder if args.no_cache else args.cache_dir

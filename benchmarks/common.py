@@ -117,14 +117,19 @@ def default_precision() -> torch.dtype:
 
 
 def extract(
-    args: argparse.Namespace, root: str, views: Sequence[features.View], strict: bool = False
+    args: argparse.Namespace,
+    root: str,
+    views: Sequence[features.View],
+    strict: bool = False,
+    precision: torch.dtype | None = None,
 ) -> features.Features:
     """Return the features of views of images in `root`; see `features.extract`.
 
     Args:
         args: with weights and cache_dir.
+        precision: of the convolutions; None: `default_precision`.
     """
-    settings = features.Settings(precision=default_precision(), workers=1)
+    settings = features.Settings(precision=precision or default_precision(), workers=1)
     backbone = load_backbone(args.weights)
     return features.extract(backbone, root, views, settings, args.cache_dir, strict=strict)
 

@@ -58,7 +58,7 @@ MUTATIONS = [
     Mutation("utils.py", "if image.path not in paths]", "if image.path in paths]"),
     Mutation("model.py", "avg_pool2d(images, 2).flip(3)", "avg_pool2d(images, 2)"),
     Mutation("model.py", "if image_size <= CROP else", "if image_size < CROP else"),
-    Mutation("model.py", "[:3](standardized).mean(1)", "[:3](standardized).amax(1)"),
+    Mutation("model.py", "hidden(standardized).mean(1)", "hidden(standardized).amax(1)"),
     Mutation("model.py", " + self.linear(standardized.mean(1))", ""),
     Mutation("model.py", "(hidden)[..., : self.num_classes]", "(hidden)"),
     Mutation("model.py", "list(stds) == STDS", "True"),

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import torch
 from common import (
-    CPU,
     DROPOUT,
     HIDDEN,
     SETTINGS,
     data_parser,
-    load_backbone,
+    extract,
     mean_and_deviation,
     run_script,
     show,
@@ -45,24 +44,26 @@ def main() -> None:
     parser.add_argument("--predicted", nargs="+", choices=PRECISIONS, default=names)
     args = parser.parse_args()
     data = read_data_folder(args.data_dir)
-    backbone = load_backbone(args.weights)
 
-    def extract(name: str, splits: tuple[str, ...]) -> features.Features:
-        images = [image for split in splits for image in data.of(split)]
-        settings = features.Settings(precision=PRECISIONS[name], workers=1)
-        views = features.views_of(images, [0])
-        return features.extract(backbone, data.root, views, settings, args.cache_dir, strict=True)
+    def features_of(name: str, splits: tuple[str, ...]) -> features.Features:
+        views = features.views_of([image for split in splits for image in data.of(split)], [0])
+        return extract(args, data.root, views, strict=True, precision=PRECISIONS[name])
 
-    test = {name: extract(name, ("test",)) for name in dict.fromkeys(args.trained + args.predicted)}
+    test = {
+        name: features_of(name, ("test",)) for name in dict.fromkeys(args.trained + args.predicted)
+    }
     test_labels = torch.tensor(data.labels("test"))
     rows = torch.arange(len(test_labels))
     results: dict[tuple[str, str], list[list[float]]] = {}
     for trained in args.trained:
-        samples, _ = fitting.label_features(extract(trained, ("train", "valid", "test")), data, 1)
+        samples, _ = fitting.label_features(
+            features_of(trained, ("train", "valid", "test")), data, 1
+        )
+        num_features = samples.features[rows[:1]].shape[-1]
         for seed in args.seeds:
             torch.manual_seed(seed)
             classes = len(data.class_to_idx)
-            head = Head(backbone.num_features, HIDDEN, classes, classes, DROPOUT).to(CPU)
+            head = Head(num_features, HIDDEN, classes, classes, DROPOUT)
             fitting.fit(head, samples, SETTINGS)
             evaluation = fitting.evaluate(head, samples)
             expected = evaluation.probs

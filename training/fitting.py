@@ -232,19 +232,21 @@ def fit_linear_on(head: Head, samples: Samples, labels: torch.Tensor) -> None:
     Args:
         labels: from `region_labels`.
     """
-    batches = samples.rows["train"].split(STATISTICS_BATCH_SIZE)
-    num_regions = len(labels) // len(samples.rows["train"])
+    rows = samples.rows["train"]
+    num_regions = len(labels) // len(rows)
 
-    def standardized() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for batch in batches:
+    def standardized() -> Iterator[torch.Tensor]:
+        for batch in rows.split(STATISTICS_BATCH_SIZE):
             features = samples.features[batch].flatten(0, 1).to(head.mean.device)
-            yield head.standardize(features), samples.labels[batch].repeat_interleave(num_regions)
+            yield head.standardize(features)
+
+    batches = zip(standardized(), labels.split(STATISTICS_BATCH_SIZE * num_regions), strict=True)
 
     # With label smoothing, the loss of the hidden layer is lowest where the logit of the label is
     # larger than others by this.
     margin = math.log(1 + head.num_classes * (1 - LABEL_SMOOTHING) / LABEL_SMOOTHING)
     counts = labels.bincount(minlength=head.num_outputs)
-    num_images = len(samples.rows["train"]) / samples.views
+    num_images = len(rows) / samples.views
     images_of_label = num_images / int((counts > 0).sum())
     scale = margin * LINEAR_IMAGES / images_of_label
     # With few images, it is by chance that a feature has a small variance: its weight then gets a
@@ -253,7 +255,7 @@ def fit_linear_on(head: Head, samples: Samples, labels: torch.Tensor) -> None:
     variance = head.std.cpu().square()
     prior = PRIOR_IMAGES / (num_images + PRIOR_IMAGES)
     penalties = RIDGE * (1 - prior + prior * variance.mean() / variance)
-    fit_linear(head.linear, standardized(), counts, penalties, scale)
+    fit_linear(head.linear, batches, counts, penalties, scale)
 
 
 def region_labels(samples: Samples) -> torch.Tensor:
