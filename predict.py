@@ -26,20 +26,25 @@ import itertools
 import math
 import os
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 import utils
+from evaluation import report_page
 from evaluation.metrics import format_evaluation, format_unknown
 from image_files import folders
 from image_files.names import display_names, load_names
-from inference import onnx_model, output_file, results
+from inference import classifier_page, onnx_model, output_file, results
+from inference.classifier_page import RUNTIME
 from inference.formats import FILE_FORMATS, FORMATS, format_of, print_results
 from inference.onnx_model import is_onnx
 from inference.predictor import Predictor, Probabilities
+from inference.sorting import PREDICTIONS, Sorter
 from system import arguments, devices, scripts
 from system.arguments import whole_number
 from system.files import check_regular_file, save_figure, sha256_of
@@ -53,7 +58,7 @@ SETTINGS = ("top_k", "min_probability", "min_novelty")  # that --resume needs un
 FILE_ENDINGS = " or ".join(f".{name}" for name in FILE_FORMATS)
 MIN_PLOTTED = 5  # categories in the figure of --plot
 CALIBRATION_IMAGES = 32  # of --int8; 8 are as good (benchmarks/README.md)
-CALIBRATED = "goes with --to_onnx FILE, and --input flowers/train to calibrate on"
+CALIBRATED = "goes with --to_onnx or --to_html, and --input flowers/train to calibrate on"
 NEEDS_TORCH = "needs a checkpoint and torch, not an ONNX file"
 
 
@@ -65,6 +70,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add = parser.add_argument_group("images").add_argument
     add("--input", nargs="+", metavar="PATH", help="images, folders, patterns, or - for stdin")
     add("--evaluate", metavar="DIR", help="evaluate on DIR/<category>/*, or on DIR/test")
+    add("--report", metavar="FILE.html", help="with --evaluate: a page with figures and mistakes")
     add("--unknown", nargs="+", metavar="PATH", help="with --evaluate: images of no category")
     add("--checkpoint", help="what train.py wrote, or an ONNX file of --to_onnx; required")
     add("--means", type=arguments.triple, help="image means (the checkpoint's)")
@@ -79,10 +85,14 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--plot", metavar="FILE.png", help="draw the image and its most likely categories")
     add("--heatmap", metavar="FILE.png", help="draw which locations support the prediction")
     add("--output", metavar="FILE", help=f"write a {FILE_ENDINGS} instead of a table")
+    add("--sort_into", metavar="DIR", help="copy each image into a folder of its category")
+    add("--sort_by", choices=["copy", "link"], default="copy", help="of --sort_into (%(default)s)")
     add("--format", choices=[*FORMATS], help="of standard output (table, without --output)")
     add("--resume", action="store_true", help="skip images that --output already has")
     add("--overwrite", action="store_true", help="discard what an interrupted --output has left")
     add("--to_onnx", metavar="FILE", help="write an ONNX file; compare it on --input")
+    add("--to_html", metavar="FILE", help="write the classifier as a page for any browser")
+    add("--web_runtime", metavar="DIR", help=f"put {RUNTIME} of npm into the page, not its address")
     add("--int8", action="store_true", help=f"of 8-bit integers; {CALIBRATED}")
     add("--quiet", action="store_true", help="no progress, no warnings, no summary")
     add("--verbose", action="store_true", help="print the checkpoint's sha256, to stderr")
@@ -92,13 +102,16 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--batch_size", type=whole_number(1), help="images in a pass (4 on a CPU, 128 on a GPU)")
     add("--workers", type=whole_number(0, 256), help="threads that decode images (by the cores)")
     args = parser.parse_args(command_line)
+    if args.sort_into and not args.output:
+        args.output = os.path.join(args.sort_into, PREDICTIONS)
     check_combinations(parser, args)
     return args
 
 
 def check_combinations(parser: arguments.ArgumentParser, args: argparse.Namespace) -> None:
     """Raise UserError if flags are missing or do not go together."""
-    if not (args.input or args.evaluate or args.to_onnx):
+    is_export = args.to_onnx or args.to_html
+    if not (args.input or args.evaluate or is_export):
         parser.error("--input PATH is missing")
     if not args.checkpoint:
         parser.error("--checkpoint FILE is missing: what train.py wrote")
@@ -113,15 +126,23 @@ def check_combinations(parser: arguments.ArgumentParser, args: argparse.Namespac
         parser.error("--heatmap goes without --precision int8")
     if args.evaluate and (args.input or args.output or args.format):
         parser.error("--evaluate goes without --input, --output and --format")
-    if args.unknown and not args.evaluate:
-        parser.error("--unknown goes with --evaluate")
+    if (args.unknown or args.report) and not args.evaluate:
+        parser.error("--unknown and --report go with --evaluate")
+    if args.report and not args.report.lower().endswith(".html"):
+        parser.error(f"--report {args.report}: the name has to end in .html")
     if args.to_onnx and not is_onnx(args.to_onnx):
         parser.error(f"--to_onnx {args.to_onnx}: the name has to end in .onnx")
-    if args.int8 and not (args.to_onnx and args.input):
+    if args.to_html and not args.to_html.lower().endswith(".html"):
+        parser.error(f"--to_html {args.to_html}: the name has to end in .html")
+    if args.to_html and is_onnx(args.checkpoint) and (args.input or args.means or args.stds):
+        parser.error("--to_html of an ONNX file goes without --input, --means and --stds")
+    if args.web_runtime and not args.to_html:
+        parser.error("--web_runtime goes with --to_html")
+    if args.int8 and not (is_export and args.input):
         parser.error(f"--int8 {CALIBRATED}")
     has_many = args.input and not (args.int8 or is_single(args))
-    if args.to_onnx and (args.evaluate or has_many):
-        parser.error("--to_onnx goes with one image as --input, or none")
+    if is_export and (args.evaluate or has_many):
+        parser.error("--to_onnx and --to_html go with one image as --input, or none")
     if (args.heatmap or (args.plot and not args.evaluate)) and not is_single(args):
         parser.error("--plot and --heatmap are for one image")
     if (args.resume or args.overwrite) and not args.output:
@@ -256,10 +277,13 @@ def main(command_line: list[str] | None = None) -> None:
     check_outputs(list_outputs(args), inputs)
     if args.plot or args.heatmap:
         import_optional("a figure", "matplotlib")
-    if args.to_onnx or is_single(args):
+    if args.to_onnx or args.to_html:
         if is_first_process():
-            run = export if args.to_onnx else predict_one
-            run(args)
+            export(args)
+        return
+    if is_single(args):
+        if is_first_process():
+            predict_one(args)
         return
     with process_group():
         model = load_model(args)
@@ -281,8 +305,12 @@ def list_outputs(args: argparse.Namespace) -> list[Output]:
         outputs.append(Output("--plot", args.plot, "figure"))
     if args.heatmap:
         outputs.append(Output("--heatmap", args.heatmap, "figure"))
+    if args.report:
+        outputs.append(Output("--report", args.report, "page"))
     if args.to_onnx:
         outputs.append(Output("--to_onnx", args.to_onnx, "ONNX model"))
+    if args.to_html:
+        outputs.append(Output("--to_html", args.to_html, "page"))
     if args.output:
         outputs += output_file.outputs_of(args.output)
     return outputs
@@ -300,7 +328,7 @@ def load_model(args: argparse.Namespace) -> Predictor:
         model.names = load_names(args.category_names)
     if args.verbose:
         print(f"{one_line(args.checkpoint)}: sha256 {sha256_of(args.checkpoint)}", file=sys.stderr)
-    if not args.to_onnx:  # whose weights bfloat16 would round
+    if not (args.to_onnx or args.to_html):  # whose weights bfloat16 would round
         model.prepare(args.device, args.precision, is_single(args))
     return model
 
@@ -386,6 +414,10 @@ def predict_many(model: Predictor, args: argparse.Namespace) -> int:
     if args.output:
         settings = {f"--{name}": vars(args)[name] for name in SETTINGS}
         settings |= model.settings() | {"--checkpoint": sha256_of(args.checkpoint)}
+        sorter = None
+        if args.sort_into:
+            is_link = args.sort_by == "link"
+            sorter = Sorter(args.sort_into, model.categories, is_link, args.resume)
         with output_file.OutputFile(args.output, args.resume, settings, args.overwrite) as output:
             count = output.done.total()
             if count:
@@ -393,7 +425,11 @@ def predict_many(model: Predictor, args: argparse.Namespace) -> int:
             missing: Iterable[str] = output.missing(paths)
             if "-" not in args.input:  # a list that may have no end
                 missing = list(missing)
+                if sorter:
+                    sorter.check_inputs(missing)
             stream = predict_all(missing)
+            if sorter:
+                stream = sorter.sort(stream)
             if args.format:
                 stream = print_results(stream, args.format)
             elif not args.quiet:
@@ -426,8 +462,7 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
     labeled = utils.list_labeled(args.evaluate, model.class_to_idx, model.trained_on)
     paths = [path for path, _ in labeled]
     unknown_paths = list(folders.find_files(args.unknown or ()))
-    if args.plot:
-        check_outputs(list_outputs(args), [*paths, *unknown_paths])
+    check_outputs(list_outputs(args), [*paths, *unknown_paths])
     items = list(stream_all(model, [*paths, *unknown_paths], args))
     known = items[: len(labeled)]
     probs, novelty = results.stack(known, f"--evaluate {args.evaluate}")
@@ -459,19 +494,75 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
         from evaluation import plots
 
         save_figure(plots.confusion_matrix(labels, probs.argmax(1), names), args.plot)
+    if args.report:
+        files = [item.path for item in known if item.probs is not None]
+        unusual = float(np.mean(novelty < min_novelty))
+        write_report(args, files=files, labels=labels, probs=probs, names=names, unusual=unusual)
     return sum(item.probs is None for item in items)
 
 
+def write_report(
+    args: argparse.Namespace,
+    *,
+    files: Sequence[str],
+    labels: Sequence[int],
+    probs: np.ndarray,
+    names: Sequence[str],
+    unusual: float,
+) -> None:
+    """Write the page of --report about images that could be read.
+
+    Args:
+        files, labels, probs: see `report_page.write_report_page`.
+        unusual: share of the images that have a low novelty.
+    """
+    indices, needed = report_page.choose_images(labels, probs)
+    urls = utils.embed_images([files[i] for i in indices], report_page.SIDE, needed)
+    report_page.write_report_page(
+        args.report,
+        title=f"Evaluation on {args.evaluate}",
+        figures=[("unusual images", f"{unusual:.1%}", "resemble none of the categories")],
+        settings=vars(args),
+        history=[],
+        categories=names,
+        labels=labels,
+        probs=probs,
+        files=files,
+        images=dict(zip(indices, urls, strict=False)),
+    )
+    print(f"saved {args.report}")
+
+
 def export(args: argparse.Namespace) -> None:
-    """Write the model as an ONNX file, and compare it on images."""
+    """Write the model as an ONNX file, a page, or both, and compare them on images."""
+    runtime = classifier_page.read_runtime(args.web_runtime) if args.web_runtime else {}
     model = load_model(args)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = args.to_onnx or os.path.join(folder, "model.onnx")
+        if is_onnx(args.checkpoint):
+            onnx = args.checkpoint
+        else:
+            export_onnx(args, model, onnx)
+        if args.to_html:
+            content = Path(onnx).read_bytes()
+            preprocessing = utils.preprocessing(model.image_size)
+            classifier_page.write_classifier_page(
+                args.to_html, model, content, preprocessing, runtime
+            )
+            size = os.path.getsize(args.to_html)
+            print(f"saved {args.to_html} ({size / 1e6:.0f} MB): open it in a browser, or send it")
+
+
+def export_onnx(args: argparse.Namespace, model: Predictor, onnx: str) -> None:
+    """Write the model as an ONNX file, and compare it on the images of --input."""
     from inference import onnx_export  # here, because it imports torch
 
     paths = list(folders.find_files(args.input or ()))
     step = max(1, math.ceil(len(paths) / CALIBRATION_IMAGES))
     views = [utils.load_plain_view(path, model.image_size) for path in paths[::step]]
-    for line in onnx_export.export(model, args.to_onnx, views, args.int8):
-        print(line, flush=True)
+    for line in onnx_export.export(model, onnx, views, args.int8):
+        if args.to_onnx or not line.startswith("saved"):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 import argparse
 import os
 import tempfile
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,8 @@ import torch
 
 import model
 import utils
-from checks import data_folder, labels
+from checks import data_folder, labels, review_page
+from checks.corrections import correct_labels, exclude_listed
 from checks.findings import Finding, write_findings, write_unreadable
 from checks.galleries import galleries, outputs_of, write_galleries
 from image_files.names import CATEGORY_NAMES, name_categories
@@ -70,6 +72,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--check", nargs="?", const="-", metavar="FILE.csv", help="check the data, do not train")
     add("--check_labels", nargs="?", const="-", metavar="FILE.csv", help=CHECK_LABELS)
     add("--exclude", metavar="FILE.csv", help="leave out the images in its column path")
+    add("--corrections", metavar="FILE.csv", help="what labels.html saved: other labels of images")
     add("--strict", action="store_true", help="stop at the first image that cannot be read")
     add("--means", type=arguments.triple, default=utils.MEANS, help="image means %(default)s")
     add("--stds", type=arguments.positive_triple, default=utils.STDS, help="deviations %(default)s")
@@ -130,8 +133,7 @@ def main(command_line: list[str] | None = None) -> None:
             check(args, settings)
             return
         path = output_path(args.save_dir, Path(CHECKPOINT).name)
-        inputs = (args.weights, args.category_names, args.exclude)
-        check_outputs(report.outputs_of(path, not args.no_report), inputs)
+        check_outputs(report.outputs_of(path, not args.no_report), inputs_of(args))
         with lock("--save_dir", path):
             check_unfinished(path)
             if args.resume and is_finished(path, vars(args)):
@@ -142,6 +144,7 @@ def main(command_line: list[str] | None = None) -> None:
 
 def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     """Train a classifier: data -> features -> fit -> evaluate -> checkpoint -> report."""
+    start = time.monotonic()
     data = list_images(args)
     check_output_cat(args.output_cat, data)
     check_no_input_below("--save_dir", path.parent, args.data_dir, data.all_paths())
@@ -168,23 +171,14 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
         labels.warn_of_near_duplicates(data, samples.averages)
     history = fitting.fit_heads(head, final, samples, fit_settings(args), unfinished)
     evaluation = fitting.evaluate(head, samples, final)
-    last_epoch = history[-1]
-    classifier = model.Classifier(
-        backbone,
-        final or head,
-        arch=args.arch,
+    classifier = make_classifier(
+        args,
+        backbone=backbone,
+        head=final or head,
         class_to_idx=data.class_to_idx,
-        means=settings.means,
-        stds=settings.stds,
-        image_size=settings.image_size,
-        temperature=evaluation.temperature,
-        detector=evaluation.detector,
         names=names,
-        history={
-            "epoch": last_epoch["epoch"],
-            "metrics": last_epoch | evaluation.metrics,
-            "arguments": vars(args),
-        },
+        evaluation=evaluation,
+        last_epoch=history[-1],
     )
     model.save_checkpoint(path, classifier)
     if failures:
@@ -193,6 +187,8 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     if not args.no_report:
         written = report.write_report(
             path,
+            arguments=vars(args),
+            seconds=time.monotonic() - start,
             history=history,
             data=data,
             evaluation=evaluation,
@@ -203,6 +199,11 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
 
 
 # ---------------------------------------------------------------- the steps
+
+
+def inputs_of(args: argparse.Namespace) -> list[str | None]:
+    """List the files beside images that the command reads."""
+    return [args.weights, args.category_names, args.exclude, args.corrections]
 
 
 def check_output_cat(output_cat: int | None, data: utils.DataFolder) -> None:
@@ -243,14 +244,19 @@ def enough_outputs(output_cat: int | None, num_classes: int, data_dir: str) -> i
 
 
 def list_images(args: argparse.Namespace) -> utils.DataFolder:
-    """List the images of the data folder, which is downloaded if asked for, less --exclude."""
+    """List the images of the data folder, which is downloaded if asked for.
+
+    Those of --exclude are left out, and --corrections are applied.
+    """
     if args.download:
         if args.output_cat is None and not os.path.exists(args.data_dir):  # before a long download
             enough_outputs(args.output_cat, NUM_CATEGORIES, args.data_dir)
         download_oxford102(args.data_dir, args.split)
     data = utils.list_images(args.data_dir)
     if args.exclude:
-        data = data_folder.exclude_listed(data, args.exclude)
+        data = exclude_listed(data, args.exclude)
+    if args.corrections:
+        data = correct_labels(data, args.corrections)
     return data
 
 
@@ -311,6 +317,36 @@ def fit_settings(args: argparse.Namespace) -> fitting.FitSettings:
     return fitting.FitSettings(args.epochs, args.learning_rate, args.batch_size)
 
 
+def make_classifier(
+    args: argparse.Namespace,
+    *,
+    backbone: model.Backbone,
+    head: model.Head,
+    class_to_idx: dict[str, int],
+    names: dict[str, str],
+    evaluation: fitting.Evaluation,
+    last_epoch: dict,
+) -> model.Classifier:
+    """Return what a checkpoint holds: the networks, and how they were trained."""
+    return model.Classifier(
+        backbone,
+        head,
+        arch=args.arch,
+        class_to_idx=class_to_idx,
+        means=args.means,
+        stds=args.stds,
+        image_size=args.image_size,
+        temperature=evaluation.temperature,
+        detector=evaluation.detector,
+        names=names,
+        history={
+            "epoch": last_epoch["epoch"],
+            "metrics": last_epoch | evaluation.metrics,
+            "arguments": vars(args),
+        },
+    )
+
+
 def extract_samples(
     args: argparse.Namespace,
     settings: Settings,
@@ -342,8 +378,8 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
     else:
         outputs = [Output(flag, table, "table of findings")]
         if args.check_labels:
-            outputs += outputs_of(table)
-        check_outputs(outputs, [args.weights, args.category_names, args.exclude])
+            outputs += [*outputs_of(table), review_page.output_of(table)]
+        check_outputs(outputs, inputs_of(args))
         check_no_input_below(flag, Path(table).parent, args.data_dir, listed.all_paths())
     # Without a download, before the folder is known to be fine.
     backbone = None if args.weights == "imagenet" else load_backbone(args)
@@ -365,6 +401,9 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
         if table:
             write_findings(table, findings)
             write_galleries(table, args.data_dir, galleries(findings, names))
+            page = review_page.output_of(table).path
+            review_page.write_review_page(page, data, findings, names)
+            print(f"saved {page}; open it in a browser to decide about the findings")
     if not table:
         print(f"to list all findings: {flag} FILE.csv")
 

@@ -25,7 +25,10 @@ from image_files.digests import digest_files, digest_of
 from image_files.folders import images_below, is_no_image, scan_folder
 from image_files.names import look_alikes
 from image_files.splits import divide
+from system.devices import available_cores
 from system.messages import UserError, progress, shorten, warn
+from system.pages import MAX_PAGE, data_url
+from system.workers import map_ahead
 
 if TYPE_CHECKING:
     import torch
@@ -419,6 +422,32 @@ def load_image(
     """
     with open_file(path) as file:
         return decode_image(file, path, size, report)
+
+
+def embed_images(paths: Sequence[str], side: int, needed: int) -> list[str]:
+    """Return the URLs of small copies of images, for a page: of the first ones, as space permits.
+
+    Args:
+        side: pixels of the longer side at most.
+        needed: so many are returned whatever their size; then others until MAX_PAGE bytes.
+
+    Raises:
+        UserError: see `load_image`.
+    """
+
+    def embed(path: str) -> str:
+        return data_url(load_image(path, lambda line: None, side // 2), side)
+
+    workers = available_cores()
+    urls: list[str] = []
+    size = 0
+    embedded = map_ahead(embed, paths, workers, 2 * workers)
+    for url in progress(embedded, len(paths), "page", size=lambda _: 1, delay=1):
+        size += len(url)
+        if len(urls) >= needed and size > MAX_PAGE:
+            break
+        urls.append(url)
+    return urls
 
 
 def decode_image(

@@ -1,10 +1,8 @@
 """What can be wrong with a data folder: unreadable files, duplicates, leaks, incorrect labels."""
 
-import collections
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 from checks.findings import (
     Finding,
@@ -12,12 +10,10 @@ from checks.findings import (
     find_copies,
     finding_of,
     print_findings,
-    read_paths,
     write_findings,
 )
 from image_files.decoding import open_file, open_image
 from image_files.names import look_alikes
-from system.files import escape
 from system.messages import UserError, one_line, shorten, warn
 from training.features import Settings, seconds_per_view
 from utils import (
@@ -74,47 +70,6 @@ def warn_of_copies(data: DataFolder) -> None:
 def describe_images(data: DataFolder) -> dict[str, str]:
     """Return split, category and digest of each image, by path: what a training learns from."""
     return {image.path: f"{image.split} {image.category} {image.digest}" for image in data.images}
-
-
-def exclude_listed(data: DataFolder, path: str) -> DataFolder:
-    """Return the data folder without the images whose paths a file lists.
-
-    A path is relative to the data folder, or one that exists.
-
-    Args:
-        path: see `read_paths`.
-
-    Raises:
-        UserError: see `read_paths`; or none of the paths is an image of the data folder.
-    """
-    images = {escape(image.path): image.path for image in data.images}
-    root = os.path.realpath(data.root)
-    excluded: dict[str, str] = {}  # path -> finding
-    unknown = []
-    for listed, finding in read_paths(path).items():
-        text = listed if listed in images else _relative_to(root, listed)
-        if text in images:
-            excluded[images[text]] = finding
-        else:
-            unknown.append(listed)
-    if not excluded:
-        raise UserError(f"--exclude {path}: has no image of {data.root}: {shorten(unknown)}")
-    if unknown:
-        warn(f"--exclude {path}: {len(unknown)} paths are no images: {shorten(unknown)}")
-    counts = collections.Counter(filter(None, excluded.values()))
-    kinds = ", ".join(f"{count} {finding}" for finding, count in counts.most_common())
-    line = f"--exclude {path}: {len(excluded)} images are left out"
-    if kinds:
-        line += f" ({kinds})"
-    print(line)
-    return data.without(excluded)
-
-
-def _relative_to(root: str, path: str) -> str:
-    """Return the path of a file relative to a data folder's real path, as its images have them."""
-    folder = os.path.realpath(os.path.dirname(path))  # a link stays one
-    file = os.path.join(folder, os.path.basename(path))
-    return escape(Path(os.path.relpath(file, root)).as_posix())
 
 
 # ---------------------------------------------------------------- instead of training

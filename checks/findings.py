@@ -1,24 +1,17 @@
 """Findings: what was noticed about files, as lines for people and as a table for programs."""
 
-import codecs
-import collections
 import contextlib
-import csv
-import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from system.files import check_regular_file, write_csv
-from system.messages import UserError, one_line, shorten
+from system.files import write_csv
+from system.messages import one_line, shorten
 from utils import ImageFile
 
-# Findings for which an image may be left out of a training.
-REASONS = ("unreadable", "duplicate", "near-duplicate", "suspect label", "outlier")
 WORST_FIRST = ("unknown category", "empty category", "unreadable", "duplicate", "look-alike")
 ELSEWHERE = ("in another split and category", "in another category", "in another split")
-DELIMITERS = (",", ";", "\t")  # of CSV files; spreadsheets of some languages write the second
 
 
 class Finding(NamedTuple):
@@ -29,6 +22,7 @@ class Finding(NamedTuple):
         detail: for people.
         rank: among the findings of a kind, from 1; 0: they have no order.
         probability, suggested_probability: of the category, and of the suggested one, 0-1.
+        second_guess, third_guess: the most likely categories after the suggested one.
         other_path: of the file that this one resembles, at this distance.
     """
 
@@ -44,6 +38,8 @@ class Finding(NamedTuple):
     other_path: str = ""
     distance: float | None = None
     novelty: float | None = None
+    second_guess: str = ""
+    third_guess: str = ""
 
 
 def finding_of(kind: str, image: ImageFile, detail: str) -> Finding:
@@ -133,54 +129,3 @@ def write_unreadable(path: Path, failures: Mapping[str, str]) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-def read_paths(path: str | os.PathLike) -> dict[str, str]:
-    """Read a list of paths: a CSV file with a column "path", or a text file.
-
-    A text file has one path a line, or ends each with a NUL, as `find -print0` does. Both are in
-    UTF-8, or in UTF-16 with a byte order mark.
-
-    Returns:
-        Path -> the finding in its row, "" without a column "finding".
-
-    Raises:
-        UserError: the file is missing, in another encoding, has no path, or has findings that are
-            no reason to leave an image out.
-    """
-    check_regular_file(path)
-    try:
-        content = Path(path).read_bytes()
-        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        paths = _parse_paths(content.decode("utf-16" if is_utf16 else "utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: its encoding is not UTF-8: save it as UTF-8") from error
-    except csv.Error as error:
-        raise UserError(f"{path}: not a CSV file: {error}") from error
-    if not paths:
-        raise UserError(f"{path}: no path in it")
-    findings = collections.Counter(paths.values())
-    others = [f"{findings[kind]} {kind}" for kind in findings if kind and kind not in REASONS]
-    if others:
-        raise UserError(
-            f"{path}: has rows that are no reason to leave an image out: {shorten(others)}; "
-            "delete these rows"
-        )
-    return paths
-
-
-def _parse_paths(text: str) -> dict[str, str]:
-    header = text.split("\n", 1)[0].strip("\r")
-    for delimiter in DELIMITERS:
-        columns: Sequence[str] = next(csv.reader([header], delimiter=delimiter), [])
-        columns = [column.strip().lower() for column in columns]
-        if "path" in columns:
-            file = io.StringIO(text, newline="")
-            rows = csv.DictReader(file, columns, delimiter=delimiter)
-            next(rows)  # the header
-            return {row["path"]: row.get("finding") or "" for row in rows if row["path"]}
-    separator = "\0" if "\0" in text else "\n"
-    lines = (line.strip("\r") for line in text.split(separator))
-    return {line: "" for line in lines if line.strip()}

@@ -27,6 +27,7 @@ from utils import DataFolder, ImageFile
 
 FOLDS = 5  # of the cross-validation: together four times the time of fitting
 MAX_COMPARED = 100_000  # images among which a training looks for near-duplicates: 400 MB
+GUESSES = 3  # categories that may be right instead of a label
 SUSPECT = 0.1  # a label with less of its category's mean probability is suspect
 
 
@@ -133,11 +134,12 @@ class Suspects(NamedTuple):
 
     Attributes:
         rows: (K,) int64, indices of images.
-        suggested: (K,) int64, the category that is predicted instead.
+        guesses: (K, 3) int64, the most likely categories without the label, the first one is
+            predicted; of fewer categories, (K, num_classes - 1).
     """
 
     rows: torch.Tensor
-    suggested: torch.Tensor
+    guesses: torch.Tensor
 
 
 def find_suspects(probs: torch.Tensor, labels: torch.Tensor) -> Suspects:
@@ -151,11 +153,12 @@ def find_suspects(probs: torch.Tensor, labels: torch.Tensor) -> Suspects:
         labels: (N,) int64.
     """
     quality = label_quality(probs, labels)
-    predictions = probs.argmax(1)
     order = quality.argsort(stable=True)
-    is_suspect = (predictions != labels) & (quality < SUSPECT)
+    is_suspect = (probs.argmax(1) != labels) & (quality < SUSPECT)
     rows = order[is_suspect[order]]
-    return Suspects(rows, predictions[rows])
+    others = probs[rows].scatter(1, labels[rows, None], -1)  # without the label
+    guesses = (-others).argsort(dim=1, stable=True)
+    return Suspects(rows, guesses[:, : min(GUESSES, probs.shape[1] - 1)])
 
 
 def label_quality(probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -189,9 +192,11 @@ def suspect_findings(
     """
     suspects = find_suspects(probs, labels)
     findings = []
-    pairs = zip(suspects.rows.tolist(), suspects.suggested.tolist(), strict=True)
-    for rank, (row, suggested) in enumerate(pairs, 1):
+    pairs = zip(suspects.rows.tolist(), suspects.guesses.tolist(), strict=True)
+    for rank, (row, guesses) in enumerate(pairs, 1):
         label = int(labels[row])
+        suggested, *others = guesses
+        second, third, *_ = [*(categories[other] for other in others), "", ""]
         prob = probs[row, label].item()
         suggested_prob = probs[row, suggested].item()
         detail = f"{names[label]} {prob:.1%}, {names[suggested]} {suggested_prob:.1%}"
@@ -200,6 +205,8 @@ def suspect_findings(
             probability=prob,
             suggested=categories[suggested],
             suggested_probability=suggested_prob,
+            second_guess=second,
+            third_guess=third,
         )
         findings.append(finding)
     return findings

@@ -40,6 +40,15 @@ def metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     }
 
 
+def wilson_interval(share: float, total: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a share (0-1) of `total` images (Wilson 1927)."""
+    z = 1.96  # deviations of a normal distribution that 95 % are within
+    scale = 1 + z**2 / total
+    center = (share + z**2 / (2 * total)) / scale
+    half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2)) / scale
+    return max(0.0, center - half), min(1.0, center + half)
+
+
 def auroc(known: ArrayLike, unknown: ArrayLike) -> float:
     """Return the area under the ROC curve (0-1) of scores that are lower for unknown images.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from system.messages import UserError
 
+VERSION = "1.0.0"  # of the program
 NO_MAXIMUM = 10**18
 MAX_OF_TRIPLE = 10  # of means and deviations: larger ones are of the range 0-255
 
@@ -28,6 +29,7 @@ class ArgumentParser(argparse.ArgumentParser):
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(allow_abbrev=False, formatter_class=layout, **kwargs)
         self.triples = triples
+        self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
 
     def error(self, message: str):
         unknown, *_ = re.findall(r"^unrecognized arguments: (--\w[\w-]*)", message) or [""]

@@ -25,8 +25,10 @@ KINDS: dict[str, tuple[bytes, ...]] = {
     "ONNX model": (b"\x08",),  # the number of its first field
     "table of findings": (b"finding,",),
     "table of a training": (b"epoch,", b"category,", b"path,reason"),
-    "unfinished output": (b"{",),
+    "unfinished output": (b'{"path": ', b'{\n "--'),
     "lock": (b"process ",),
+    "page": (b"<!doctype html>\n<!-- Image Classifier: ",),
+    "metrics": (b'{\n  "checkpoint": ',),
 }
 FIGURE_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
 REPLACED_SUFFIXES = (".pth", ".pt", ".csv")  # in the names of files beside another
@@ -142,7 +144,7 @@ def _is_of_kind(path: str, kind: str) -> bool:
     if not stat.S_ISREG(mode):
         raise OSError(0, "not a file, but a pipe or a device")
     with open(path, "rb") as file:
-        beginning = file.read(16)
+        beginning = file.read(64)
         if not beginning:
             return True
         if not beginning.startswith(KINDS.get(kind, (b"",))):
@@ -151,7 +153,9 @@ def _is_of_kind(path: str, kind: str) -> bool:
             with contextlib.suppress(zipfile.BadZipFile):
                 return any(n.endswith("/data.pkl") for n in zipfile.ZipFile(file).namelist())
             return False
-        return kind != "ONNX model" or b"preprocessing_version" in file.read()  # its metadata
+        return (
+            kind != "ONNX model" or b"preprocessing_version" in beginning + file.read()
+        )  # its metadata
 
 
 def _is_same(path: str, other: PathText) -> bool:

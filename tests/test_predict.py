@@ -362,7 +362,8 @@ def test_without_a_terminal_progress_is_a_line_with_the_time_left(
 
 def test_a_checkpoint_is_evaluated_as_after_training(call, checkpoint, images, tmp_path):
     flags = ("--checkpoint", checkpoint, "--evaluate")
-    done = call("predict.py", *flags, images, "--plot", tmp_path / "confusion.png")
+    files = ("--plot", tmp_path / "confusion.png", "--report", tmp_path / "report.html")
+    done = call("predict.py", *flags, images, *files)
     assert done.returncode == 0, done.stderr
     metrics = torch.load(checkpoint, weights_only=True)["metrics"]
     assert done.stdout.splitlines()[0] == (
@@ -371,7 +372,9 @@ def test_a_checkpoint_is_evaluated_as_after_training(call, checkpoint, images, t
         f"{metrics['test_class_accuracy']:.1%}, calibration error {metrics['test_ece']:.1%}"
     )
     assert (tmp_path / "confusion.png").stat().st_size > 1000
-    assert call("predict.py", *flags, images / "test").stdout == done.stdout
+    assert (tmp_path / "report.html").read_text().count("data:image/jpeg;base64,") == 8
+    saved = f"saved {tmp_path / 'report.html'}\n"
+    assert call("predict.py", *flags, images / "test").stdout + saved == done.stdout
 
 
 def test_the_evaluation_on_a_trainings_own_images_is_warned_of(call, checkpoint, images, tmp_path):
@@ -480,12 +483,18 @@ EVALUATE = "--checkpoint c.pth --evaluate d"
         (f"{EVALUATE} --input a.jpg", "--evaluate goes without --input, --output and --format"),
         (f"{EVALUATE} --output a.csv", "--evaluate goes without"),
         (f"{EVALUATE} --format csv", "--evaluate goes without"),
-        (f"{ONE} --unknown b.jpg", "--unknown goes with --evaluate"),
+        (f"{ONE} --unknown b.jpg", "--unknown and --report go with --evaluate"),
+        (f"{ONE} --report b.html", "--unknown and --report go with --evaluate"),
+        (f"{EVALUATE} --report b.pdf", "--report b.pdf: the name has to end in .html"),
+        (f"{ONE} --to_html d.htm", "--to_html d.htm: the name has to end in .html"),
+        (f"{ONNX} --to_html d.html", "--to_html of an ONNX file goes without --input"),
+        (f"{ONE} --web_runtime d", "--web_runtime goes with --to_html"),
+        (f"{EVALUATE} --sort_into d", "--evaluate goes without --input, --output"),
         (f"{ONE} --to_onnx d.pth", "--to_onnx d.pth: the name has to end in .onnx"),
-        (f"{ONE} --int8", "--int8 goes with --to_onnx FILE, and --input"),
-        ("--checkpoint c.pth --to_onnx d.onnx --int8", "--int8 goes with --to_onnx FILE, and"),
-        (f"{MANY} --to_onnx d.onnx", "--to_onnx goes with one image"),
-        (f"{EVALUATE} --to_onnx d.onnx", "--to_onnx goes with one image"),
+        (f"{ONE} --int8", "--int8 goes with --to_onnx or --to_html, and"),
+        ("--checkpoint c.pth --to_onnx d.onnx --int8", "--int8 goes with --to_onnx or"),
+        (f"{MANY} --to_onnx d.onnx", "--to_onnx and --to_html go with one"),
+        (f"{EVALUATE} --to_onnx d.onnx", "--to_onnx and --to_html go with one"),
         (f"{MANY} --plot p.png", "--plot and --heatmap are for one image"),
         (f"{ONE} --plot p.png --output o.csv", "--plot and --heatmap are for one image"),
         (f"{ONE} --plot p.png --format csv", "--plot and --heatmap are for one image"),

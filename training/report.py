@@ -3,31 +3,41 @@
 checkpoint_script.history.csv       checkpoint_script.curves.png
 checkpoint_script.categories.csv    checkpoint_script.confusion.png
 checkpoint_script.unreadable.csv    checkpoint_script.mistakes.png
-labels.suspects.png, labels.near-duplicates.png: of --check_labels labels.csv
+checkpoint_script.metrics.json      checkpoint_script.report.html
 """
 
 import argparse
+import json
+import math
 import os
+import platform
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 from evaluation.metrics import category_metrics, confident_mistakes
+from evaluation.report_page import SIDE, choose_images, write_report_page
 from image_files.names import display_names
 from networks.checkpoint_files import load_torch
 from networks.novelty import NOVELTY_LIMIT
-from system.files import save_figure, write_csv
+from system.arguments import VERSION
+from system.files import save_figure, write_atomically, write_csv
 from system.messages import one_line
 from system.outputs import Output, lock_path, path_beside
+from system.pages import finite
 from training.features import Settings
 from training.fitting import Evaluation
-from utils import SPLITS, DataFolder, load_image, thumbnail
+from utils import SPLITS, DataFolder, embed_images, load_image, thumbnail
 
 MAX_MISTAKES = 12  # in the gallery
 TABLES = ("history.csv", "categories.csv")
+METRICS = "metrics.json"
+PAGE = "report.html"
 FIGURES = ("curves.png", "confusion.png", "mistakes.png")
 UNREADABLE = "unreadable.csv"  # the images that were left out, if any
 
@@ -41,20 +51,30 @@ def outputs_of(checkpoint: Path, has_report: bool) -> list[Output]:
         Output("--save_dir", lock_path(checkpoint), "lock"),
         *(Output("--save_dir", path_beside(checkpoint, t), "table of a training") for t in tables),
         *(Output("--save_dir", path_beside(checkpoint, name), "figure") for name in figures),
+        *(_page_and_metrics(checkpoint) if has_report else ()),
     ]
+
+
+def _page_and_metrics(checkpoint: Path) -> list[Output]:
+    page = Output("--save_dir", path_beside(checkpoint, PAGE), "page")
+    return [page, Output("--save_dir", path_beside(checkpoint, METRICS), "metrics")]
 
 
 def write_report(
     checkpoint: Path,
     *,
+    arguments: Mapping[str, Any],
+    seconds: float,
     history: list[dict],
     data: DataFolder,
     evaluation: Evaluation,
     names: Mapping[str, str],
 ) -> list[Path]:
-    """Write tables and figures of a training beside its checkpoint; returns their paths.
+    """Write tables, figures and a page of a training beside its checkpoint; returns their paths.
 
     Args:
+        arguments: of the command line, by name.
+        seconds: that the training took.
         data: without images that could not be decoded.
         evaluation: of its images of test.
         names: category folder -> name; a category without one has its folder's name.
@@ -86,7 +106,90 @@ def write_report(
         path = path_beside(checkpoint, name)
         save_figure(figure, path)
         paths.append(path)
-    return paths
+    metrics_path = path_beside(checkpoint, METRICS)
+    metrics = format_metrics(
+        checkpoint, arguments=arguments, seconds=seconds, history=history, evaluation=evaluation
+    )
+    write_atomically(metrics_path, lambda file: file.write(metrics.encode()))
+    page = path_beside(checkpoint, PAGE)
+    _write_page(
+        page,
+        arguments=arguments,
+        seconds=seconds,
+        history=history,
+        data=data,
+        evaluation=evaluation,
+        names=category_names,
+    )
+    return [*paths, metrics_path, page]
+
+
+def format_metrics(
+    checkpoint: Path,
+    *,
+    arguments: Mapping[str, Any],
+    seconds: float,
+    history: list[dict],
+    evaluation: Evaluation,
+) -> str:
+    """Return the flags and the metrics of a training as JSON; see `write_report`."""
+    content = {
+        "checkpoint": checkpoint.name,
+        "version": VERSION,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seconds": round(seconds, 1),
+        "metrics": history[-1] | evaluation.metrics | {"test_unusual": _unusual_share(evaluation)},
+        "temperature": evaluation.temperature,
+        "arguments": arguments,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")},
+        },
+    }
+    return json.dumps(finite(content), indent=2) + "\n"
+
+
+def _unusual_share(evaluation: Evaluation) -> float:
+    """Return the share of images of test that resemble no category; NaN without a detector."""
+    if evaluation.detector is None:
+        return math.nan
+    return float((evaluation.novelty < NOVELTY_LIMIT).float().mean())
+
+
+def _write_page(
+    path: Path,
+    *,
+    arguments: Mapping[str, Any],
+    seconds: float,
+    history: list[dict],
+    data: DataFolder,
+    evaluation: Evaluation,
+    names: Sequence[str],
+) -> None:
+    """Write the page of a training; names: (num_classes,) of the categories."""
+    labels = evaluation.labels
+    probs = evaluation.probs
+    files = data.paths("test")
+    indices, needed = choose_images(labels, probs)
+    urls = embed_images([os.path.join(data.root, files[i]) for i in indices], SIDE, needed)
+    unusual = _unusual_share(evaluation)
+    counts = ", ".join(f"{len(data.of(split))} {split}" for split in SPLITS)
+    write_report_page(
+        path,
+        title=f"Training on {data.root}",
+        figures=[
+            ("unusual images", "–" if math.isnan(unusual) else f"{unusual:.1%}", "of test"),
+            ("data", f"{len(data.images)} images", counts),
+            ("time", f"{seconds:.0f} s", f"Image Classifier {VERSION}"),
+        ],
+        settings=arguments,
+        history=history,
+        categories=names,
+        labels=labels,
+        probs=probs,
+        files=files,
+        images=dict(zip(indices, urls, strict=False)),
+    )
 
 
 def category_table(

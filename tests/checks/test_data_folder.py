@@ -64,7 +64,7 @@ def test_the_estimate_has_two_significant_digits(
     assert measured == [f"train/{c}/train_{n}.jpg" for c in ("a", "b") for n in (0, 1)]
     with open(tmp_path / "report.csv", newline="") as file:
         *_, last = csv.reader(file)
-    assert last == ["seconds", "", "", "", printed.split()[-2], *[""] * 7]
+    assert last == ["seconds", "", "", "", printed.split()[-2], *[""] * 9]
 
 
 def test_without_a_readable_image_of_train_nothing_is_measured(own_images, capsys):

@@ -105,6 +105,9 @@ def test_an_incorrect_label_and_a_near_duplicate_are_found(check, painted, tmp_p
         assert f"saved {path}" in done.stdout
         with Image.open(path) as image:
             assert image.format == "PNG" and min(image.size) > 200
+    assert f"saved {tmp_path / 'labels.html'}; open it" in done.stdout
+    page = (tmp_path / "labels.html").read_text()
+    assert WRONG in page and TWIN in page
     assert sorted(painted.rglob("*")) == before
 
 
@@ -247,7 +250,7 @@ def test_the_quality_of_a_label_is_relative_to_its_category():
 
 def test_suspects_are_those_with_a_low_quality_the_lowest_first():
     suspects = find_suspects(PROBS, LABELS)
-    assert suspects.rows.tolist() == [3, 2] and suspects.suggested.tolist() == [1, 2]
+    assert suspects.rows.tolist() == [3, 2] and suspects.guesses[:, 0].tolist() == [1, 2]
     assert find_suspects(PROBS[:2], LABELS[:2]).rows.tolist() == []
 
 

@@ -112,15 +112,24 @@ CONTENTS = {
     "ONNX model": b"\x08\x08\x12\x07pytorch ... preprocessing_version",
     "table of findings": b"finding,split",
     "table of a training": b"epoch,loss",
-    "unfinished output": b"{",
+    "unfinished output": b'{"path": ',
     "lock": b"process 1 on",
+    "page": b"<!doctype html>\n<!-- Image Classifier: report -->",
+    "metrics": b'{\n  "checkpoint": "model.pth"',
 }
 
 
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_a_file_is_replaced_by_one_of_its_kind_only(tmp_path, kind):
     path = tmp_path / "file.png"
-    others = (archive_of("word/document.xml"), b"PK\3\4", b"\x08\x08\x12\x07pytorch", b"text")
+    others = (
+        archive_of("word/document.xml"),
+        b"PK\3\4",
+        b"\x08\x08\x12\x07pytorch",
+        b"text",
+        b"<!doctype html>\n",
+        b"[{",
+    )
     for content in (*CONTENTS.values(), *others, b"\xff\xd8\xff\xe0"):
         path.write_bytes(content)
         is_kind = content == CONTENTS[kind] or (kind == "figure" and content[0] == 255)

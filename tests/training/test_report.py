@@ -1,6 +1,7 @@
 """training.report: the tables and figures of a training beside its checkpoint."""
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from training import report
 from training.fitting import Evaluation
 
 FILES = ["history.csv", "categories.csv", "curves.png", "confusion.png", "mistakes.png"]
+FILES += ["metrics.json", "report.html"]
 
 
 def read_csv(path) -> list[dict]:
@@ -28,7 +30,7 @@ def test_a_report_is_written_beside_the_checkpoint_and_named_after_it(trained):
     beside = {path.name for path in trained.checkpoint.parent.iterdir()}
     assert beside == {"model.pth", *(f"model.{name}" for name in FILES)}
     assert all(name in trained.done.stdout.splitlines()[-1] for name in FILES)
-    for name in FILES[2:]:
+    for name in FILES[2:5]:
         with Image.open(trained.checkpoint.with_suffix(f".{name}")) as image:
             assert image.format == "PNG" and min(image.size) > 100
             assert len(image.convert("RGB").getcolors(10**7)) > 20  # something is drawn
@@ -56,6 +58,20 @@ def test_the_categories_have_the_given_names_and_add_up_to_the_test_accuracy(tra
     metrics = torch.load(path, weights_only=True)["metrics"]
     correct = sum(float(row["recall"]) * 2 for row in rows)
     assert correct == pytest.approx(8 * metrics["test_accuracy"])
+
+
+def test_the_metrics_are_those_of_the_checkpoint(trained):
+    content = json.loads(trained.checkpoint.with_suffix(".metrics.json").read_text())
+    stored = torch.load(trained.checkpoint, weights_only=True)
+    assert stored["metrics"].items() <= content["metrics"].items()
+    assert content["arguments"] == stored["arguments"]
+    assert content["checkpoint"] == "model.pth" and content["versions"]["torch"]
+    assert content["seconds"] > 0 and 0 <= content["metrics"]["test_unusual"] <= 1
+
+
+def test_the_page_has_all_images_of_a_small_test_split(trained):
+    page = trained.checkpoint.with_suffix(".report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 8
 
 
 def test_a_report_that_cannot_be_written_is_named_before_the_training(train_tiny, tmp_path):
