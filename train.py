@@ -185,8 +185,7 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
         print(f"{len(failures)} images could not be read and were left out; {table} lists them")
     print(report.format_results(path, evaluation), flush=True)
     if not args.no_report:
-        written = report.write_report(
-            path,
+        training = report.Training(
             arguments=vars(args),
             seconds=time.monotonic() - start,
             history=history,
@@ -194,6 +193,7 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
             evaluation=evaluation,
             names=names,
         )
+        written = report.write_report(path, training)
         print(f"report: {', '.join(file.name for file in written)} in {path.parent}")
     unfinished.remove()
 

@@ -83,7 +83,7 @@ def correct_labels(data: DataFolder, path: str) -> DataFolder:
     counts = collections.Counter(correction.action for correction in corrections.values())
     print(
         f"--corrections {path}: {counts[RELABEL]} images get another label, "
-        f"{counts[EXCLUDE]} are left out, {counts[KEEP]} are kept"
+        f"{counts[EXCLUDE]} are left out, {counts[KEEP]} are confirmed"
     )
     return _corrected(data, corrections)
 
@@ -148,7 +148,7 @@ def _find_images(data: DataFolder, rows: Sequence[Row], flag: str) -> list[tuple
     """
     images = {escape(image.path): image for image in data.images}
     root = os.path.realpath(data.root)
-    found = []
+    pairs = []
     unknown = []
     for row in rows:
         path = row["path"]
@@ -156,12 +156,12 @@ def _find_images(data: DataFolder, rows: Sequence[Row], flag: str) -> list[tuple
         if image is None:
             unknown.append(path)
         else:
-            found.append((row, image))
-    if not found:
+            pairs.append((row, image))
+    if not pairs:
         raise UserError(f"{flag}: has no image of {data.root}: {shorten(unknown)}")
     if unknown:
         warn(f"{flag}: {len(unknown)} paths are no images: {shorten(unknown)}")
-    return found
+    return pairs
 
 
 def _relative_to(root: str, path: str) -> str:

@@ -43,15 +43,15 @@ def write_review_page(
     index = {category: number for number, category in enumerate(categories)}
     items = []
     images: dict[str, int] = {}  # path -> its number on the page
-    for kind, found in _by_kind(findings).items():
-        for rank, finding in enumerate(found[:MAX_ITEMS], 1):
+    for kind, of_kind in _by_kind(findings).items():
+        for rank, finding in enumerate(of_kind[:MAX_ITEMS], 1):
             paths = [path for path in (finding.other_path, finding.path) if path]
             guesses = (finding.suggested, finding.second_guess, finding.third_guess)
             items.append(
                 {
                     "kind": kind,
                     "rank": rank,
-                    "count": min(len(found), MAX_ITEMS),
+                    "count": min(len(of_kind), MAX_ITEMS),
                     "images": [images.setdefault(path, len(images)) for path in paths],
                     "detail": escape(finding.detail),
                     "guesses": [index[guess] for guess in guesses if guess],

@@ -75,11 +75,9 @@ def write_report_page(
     labels = np.asarray(labels)
     probs = np.asarray(probs, np.float64)
     predictions = probs.argmax(1)
-    highest = probs.max(1)
     is_correct = predictions == labels
     counts = confusion_counts(labels, predictions, len(categories))
     of_categories = category_metrics(labels, predictions, len(categories))
-    bins = calibration_bins(highest, is_correct)
     page = {
         "title": escape(title),
         "figures": [*_figures(labels, probs), *figures],
@@ -96,24 +94,35 @@ def write_report_page(
         "confusion": [
             (row, column, int(counts[row, column])) for row, column in np.argwhere(counts).tolist()
         ],
-        "bins": [
-            {"probability": total / count, "correct": correct / count, "count": int(count)}
-            for count, total, correct in zip(bins.counts, bins.probs, bins.correct, strict=True)
-            if count
-        ],
+        "bins": _bins(probs.max(1), is_correct),
         "mistakes": int((~is_correct).sum()),
         "images": [
-            {
-                "path": escape(files[index]),
-                "label": int(labels[index]),
-                "prediction": int(predictions[index]),
-                "probability": float(highest[index]),
-                "source": source,
-            }
-            for index, source in images.items()
+            _describe(escape(files[index]), int(labels[index]), probs[index], url)
+            for index, url in images.items()
         ],
     }
     write_page(path, TEMPLATE, page)
+
+
+def _describe(file: str, label: int, probs: np.ndarray, url: str) -> dict[str, Any]:
+    """Return what the page shows of an image; probs: (num_classes,)."""
+    return {
+        "path": file,
+        "label": label,
+        "prediction": int(probs.argmax()),
+        "probability": float(probs.max()),
+        "source": url,
+    }
+
+
+def _bins(probs: np.ndarray, is_correct: np.ndarray) -> list[dict[str, float]]:
+    """Return the number of predictions (N,) in each bin, and two means of them."""
+    bins = calibration_bins(probs, is_correct)
+    return [
+        {"probability": total / count, "correct": correct / count, "count": int(count)}
+        for count, total, correct in zip(bins.counts, bins.probs, bins.correct, strict=True)
+        if count
+    ]
 
 
 def _figures(labels: np.ndarray, probs: np.ndarray) -> list[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,119 +61,98 @@ def _page_and_metrics(checkpoint: Path) -> list[Output]:
     return [page, Output("--save_dir", path_beside(checkpoint, METRICS), "metrics")]
 
 
-def write_report(
-    checkpoint: Path,
-    *,
-    arguments: Mapping[str, Any],
-    seconds: float,
-    history: list[dict],
-    data: DataFolder,
-    evaluation: Evaluation,
-    names: Mapping[str, str],
-) -> list[Path]:
-    """Write tables, figures and a page of a training beside its checkpoint; returns their paths.
+@dataclass(frozen=True)
+class Training:
+    """A training that has ended.
 
-    Args:
+    Attributes:
         arguments: of the command line, by name.
-        seconds: that the training took.
+        seconds: that it took.
+        history: of each epoch, see `fitting.fit`.
         data: without images that could not be decoded.
         evaluation: of its images of test.
         names: category folder -> name; a category without one has its folder's name.
+    """
+
+    arguments: Mapping[str, Any]
+    seconds: float
+    history: list[dict]
+    data: DataFolder
+    evaluation: Evaluation
+    names: Mapping[str, str]
+
+    def display_names(self) -> list[str]:
+        """List the names of the categories, (num_classes,)."""
+        return display_names(list(self.data.class_to_idx), self.names)
+
+    def unusual_share(self) -> float:
+        """Return the share of images of test that resemble no category; NaN without a detector."""
+        if self.evaluation.detector is None:
+            return math.nan
+        return float((self.evaluation.novelty < NOVELTY_LIMIT).float().mean())
+
+
+def write_report(checkpoint: Path, training: Training) -> list[Path]:
+    """Write tables, figures and a page of a training beside its checkpoint; returns their paths.
 
     Raises:
         UserError: a file cannot be written, or an image is no longer there.
     """
     from evaluation import plots  # here, because it takes a second
 
-    labels = evaluation.labels
-    probs = evaluation.probs
-    categories = list(data.class_to_idx)
-    category_names = display_names(categories, names)
-    tables = (history, category_table(categories, category_names, labels, probs))
+    history = training.history
+    data = training.data
+    labels = training.evaluation.labels
+    probs = training.evaluation.probs
+    names = training.display_names()
+    tables = (history, category_table(list(data.class_to_idx), names, labels, probs))
     mistakes = mistakes_figure(
-        data.root, files=data.paths("test"), labels=labels, probs=probs, names=category_names
+        data.root, files=data.paths("test"), labels=labels, probs=probs, names=names
     )
     figures = (
         plots.learning_curves(history, used_epoch=len(history)),
-        plots.confusion_matrix(labels, probs.argmax(1), category_names),
+        plots.confusion_matrix(labels, probs.argmax(1), names),
         mistakes,
     )
-    paths = []
-    for name, table in zip(TABLES, tables, strict=True):
-        path = path_beside(checkpoint, name)
+    paths = [path_beside(checkpoint, name) for name in (*TABLES, *FIGURES, METRICS, PAGE)]
+    *first_paths, metrics_path, page_path = paths
+    for path, table in zip(first_paths[: len(TABLES)], tables, strict=True):
         write_csv(path, [list(table[0]), *(list(row.values()) for row in table)])
-        paths.append(path)
-    for name, figure in zip(FIGURES, figures, strict=True):
-        path = path_beside(checkpoint, name)
+    for path, figure in zip(first_paths[len(TABLES) :], figures, strict=True):
         save_figure(figure, path)
-        paths.append(path)
-    metrics_path = path_beside(checkpoint, METRICS)
-    metrics = format_metrics(
-        checkpoint, arguments=arguments, seconds=seconds, history=history, evaluation=evaluation
-    )
-    write_atomically(metrics_path, lambda file: file.write(metrics.encode()))
-    page = path_beside(checkpoint, PAGE)
-    _write_page(
-        page,
-        arguments=arguments,
-        seconds=seconds,
-        history=history,
-        data=data,
-        evaluation=evaluation,
-        names=category_names,
-    )
-    return [*paths, metrics_path, page]
+    content = {"checkpoint": checkpoint.name} | describe_training(training)
+    text = json.dumps(finite(content), indent=2) + "\n"
+    write_atomically(metrics_path, lambda file: file.write(text.encode()))
+    write_training_page(page_path, training)
+    return paths
 
 
-def format_metrics(
-    checkpoint: Path,
-    *,
-    arguments: Mapping[str, Any],
-    seconds: float,
-    history: list[dict],
-    evaluation: Evaluation,
-) -> str:
-    """Return the flags and the metrics of a training as JSON; see `write_report`."""
-    content = {
-        "checkpoint": checkpoint.name,
+def describe_training(training: Training) -> dict[str, Any]:
+    """Return the flags and the metrics of a training, for JSON."""
+    metrics = training.history[-1] | training.evaluation.metrics
+    return {
         "version": VERSION,
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "seconds": round(seconds, 1),
-        "metrics": history[-1] | evaluation.metrics | {"test_unusual": _unusual_share(evaluation)},
-        "temperature": evaluation.temperature,
-        "arguments": arguments,
+        "seconds": round(training.seconds, 1),
+        "metrics": metrics | {"test_unusual": training.unusual_share()},
+        "temperature": training.evaluation.temperature,
+        "arguments": training.arguments,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")},
         },
     }
-    return json.dumps(finite(content), indent=2) + "\n"
 
 
-def _unusual_share(evaluation: Evaluation) -> float:
-    """Return the share of images of test that resemble no category; NaN without a detector."""
-    if evaluation.detector is None:
-        return math.nan
-    return float((evaluation.novelty < NOVELTY_LIMIT).float().mean())
-
-
-def _write_page(
-    path: Path,
-    *,
-    arguments: Mapping[str, Any],
-    seconds: float,
-    history: list[dict],
-    data: DataFolder,
-    evaluation: Evaluation,
-    names: Sequence[str],
-) -> None:
-    """Write the page of a training; names: (num_classes,) of the categories."""
-    labels = evaluation.labels
-    probs = evaluation.probs
+def write_training_page(path: Path, training: Training) -> None:
+    """Write the page of a training, with small copies of images of test."""
+    data = training.data
+    labels = training.evaluation.labels
+    probs = training.evaluation.probs
     files = data.paths("test")
     indices, needed = choose_images(labels, probs)
     urls = embed_images([os.path.join(data.root, files[i]) for i in indices], SIDE, needed)
-    unusual = _unusual_share(evaluation)
+    unusual = training.unusual_share()
     counts = ", ".join(f"{len(data.of(split))} {split}" for split in SPLITS)
     write_report_page(
         path,
@@ -180,11 +160,11 @@ def _write_page(
         figures=[
             ("unusual images", "–" if math.isnan(unusual) else f"{unusual:.1%}", "of test"),
             ("data", f"{len(data.images)} images", counts),
-            ("time", f"{seconds:.0f} s", f"Image Classifier {VERSION}"),
+            ("time", f"{training.seconds:.0f} s", f"Image Classifier {VERSION}"),
         ],
-        settings=arguments,
-        history=history,
-        categories=names,
+        settings=training.arguments,
+        history=training.history,
+        categories=training.display_names(),
         labels=labels,
         probs=probs,
         files=files,

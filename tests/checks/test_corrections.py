@@ -85,7 +85,7 @@ def test_images_get_another_label_or_are_left_out_and_no_file_moves(own_images, 
         ("b", "test/b/test_0.jpg"),
     ]
     assert data.labels("train") == [0, 1, 1]
-    assert "1 images get another label, 1 are left out, 1 are kept" in capsys.readouterr().out
+    assert "1 images get another label, 1 are left out, 1 are confirmed" in capsys.readouterr().out
     assert before == sorted(path for path in own_images.rglob("*"))
 
 
