@@ -110,6 +110,7 @@ def reviewed(tmp_path, browser) -> Path:
         suspect._replace(path="x/c,'\".jpg"),
         Finding("near-duplicate", "train", "y", "y/d.jpg", HOSTILE, other_path="y/a\n.jpg"),
         Finding("duplicate", "train", "z", "z/d.jpg", "z/a\n.jpg", other_path="z/a\n.jpg"),
+        Finding("outlier", "train", "x", "x/<b>.jpg"),
         Finding("mode", "train", "z", "z/d.jpg", "L"),
     ]
     write_review_page(tmp_path / "labels.html", data, findings, {"x": HOSTILE})
@@ -130,23 +131,26 @@ def saved_corrections(browser) -> tuple[Path, list[list[str]]]:
 
 
 def test_labels_are_corrected_by_keys_and_training_takes_the_file(reviewed, browser):
-    assert text_of(browser, "count") == "0 of 4 decided"
+    assert text_of(browser, "count") == "0 of 5 decided"
     assert browser.driver.find_element("tag name", "figcaption").text.startswith("Label: </script>")
-    press(browser, "r2xk1")  # the second one has no second guess
-    assert text_of(browser, "count") == "4 of 4 decided"
-    press(browser, "u")
-    assert text_of(browser, "count") == "3 of 4 decided"
+    press(browser, "r2xk1k")  # the second one has no second guess
+    assert text_of(browser, "count") == "5 of 5 decided"
+    press(browser, "\ue012u")  # the arrow to the left, which changes nothing
+    assert text_of(browser, "count") == "4 of 5 decided"
+    press(browser, "k")
     path, [header, *rows] = saved_corrections(browser)
     assert header == ["path", "action", "category", "digest"]
     assert [row[:3] for row in rows] == [
         ["x/a\n.jpg", "relabel", "z"],
         ["x/<b>.jpg", "exclude", ""],
         ["x/c,'\".jpg", "keep", ""],
+        ["y/a\n.jpg", "exclude", ""],
+        ["y/d.jpg", "keep", ""],
     ]
     data = correct_labels(utils.list_images(reviewed), str(path))
     labels = {image.path: image.category for image in data.images}
     assert labels["x/a\n.jpg"] == "z" and labels["x/c,'\".jpg"] == "x"
-    assert "x/<b>.jpg" not in labels and len(labels) == 11
+    assert "x/<b>.jpg" not in labels and len(labels) == 10
 
 
 def test_labels_are_corrected_by_clicks_and_decisions_survive_a_reload(reviewed, browser):
@@ -157,7 +161,7 @@ def test_labels_are_corrected_by_clicks_and_decisions_survive_a_reload(reviewed,
     click(browser, "Near-duplicates")
     click(browser, "2 Leave out 2")
     browser.driver.refresh()
-    assert text_of(browser, "count") == "3 of 4 decided"
+    assert text_of(browser, "count") == "3 of 5 decided"
     assert text_of(browser, "title") == "Suspect labels: 2 of 3"  # the first that is open
     click(browser, "←")
     assert "New label: y" in text_of(browser, "images")
@@ -172,7 +176,7 @@ def test_labels_are_corrected_by_clicks_and_decisions_survive_a_reload(reviewed,
 
 def test_a_decision_is_about_the_content_of_an_image(reviewed, browser):
     press(browser, "x")
-    assert text_of(browser, "count") == "1 of 4 decided"
+    assert text_of(browser, "count") == "1 of 5 decided"
     draw(2, 9).save(reviewed / "x" / "a\n.jpg")
     data = utils.read_images(utils.list_images(reviewed))
     suspect = Finding("suspect label", "train", "x", "x/a\n.jpg", suggested="z")
