@@ -49,7 +49,7 @@ FORMAT_VERSION = 2
 
 # Regions of an image whose features are taken, as (top, left, side), fractions of its side: the
 # whole, which comes first, four overlapping corners, and the middle. One pass of the convolutions
-# serves all of them, as in OverFeat (Sermanet et al. 2014). benchmarks/README.md has what each
+# serves all of them, as in OverFeat (Sermanet et al. 2014). docs/results.md has what each
 # region brings. A checkpoint of other regions has to be trained again.
 REGIONS: list[Region] = [
     (0, 0, 1),
@@ -67,7 +67,7 @@ class Architecture:
 
     `feature_layers` are indices of layers: the last ReLU before the fourth and before the fifth
     max-pooling. Both together gave 2 points of accuracy more than the last alone
-    (benchmarks/README.md).
+    (docs/results.md).
     """
 
     build: Callable[[], nn.Sequential]
@@ -93,7 +93,7 @@ def num_scales(image_size: int) -> int:
     """Return how many times an image of this size passes through the backbone.
 
     Images above 224 pixels pass a second time, mirrored and at half the size: objects are then as
-    large as in the images that the network was trained on (benchmarks/README.md).
+    large as in the images that the network was trained on (docs/results.md).
     """
     return 1 if image_size <= CROP else 2
 
@@ -222,7 +222,7 @@ class Head(nn.Module):
     """Two classifiers of standardized features, whose logits are added up.
 
     One has a hidden layer, and is more accurate with many images; the other one is linear, and is
-    more accurate with few. Their sum is as accurate as the better one (benchmarks/README.md).
+    more accurate with few. Their sum is as accurate as the better one (docs/results.md).
 
         features -> standardize -> hidden layer, ReLU, dropout -> logits
                                 -> linear                      -> logits
@@ -405,7 +405,7 @@ def heat_map(model: Classifier, view: np.ndarray, category: str) -> torch.Tensor
 
     The maps are those of the backbone's last convolution. Grad-CAM (Selvaraju et al. 2017) weights
     a map by the mean of its gradients, which is less faithful where a maximum is taken
-    (benchmarks/README.md).
+    (docs/results.md).
 
     Args:
         view: (3, H, W) uint8.

@@ -2,13 +2,14 @@
 
     python predict.py --input image.jpg --checkpoint checkpoint.pth
     python predict.py --input photos --checkpoint checkpoint.pth --output names.csv
-    torchrun --nproc_per_node=2 predict.py --input photos --checkpoint c.pth --output names.csv
+    python predict.py --input photos --checkpoint c.pth --sort_into sorted
     python predict.py --evaluate flowers/test --checkpoint checkpoint.pth
-    python predict.py --input image.jpg --checkpoint flowers.onnx
+    python predict.py --checkpoint checkpoint.pth --to_html classifier.html
 
-The checkpoint is what train.py wrote, or an ONNX file of --to_onnx, which needs no torch.
-Predictions go to standard output or a file, messages to standard error. The exit status is 1 if an
-image could not be read, and 2 after any other error.
+The checkpoint is what train.py wrote, or an ONNX file of --to_onnx, which needs
+no torch. Predictions go to standard output or a file, messages to standard
+error. The exit status is 1 if an image could not be read, and 2 after any other
+error. docs/prediction.md says more.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -40,13 +41,12 @@ from evaluation.metrics import format_evaluation, format_unknown
 from image_files import folders
 from image_files.names import display_names, load_names
 from inference import classifier_page, onnx_model, output_file, results
-from inference.classifier_page import RUNTIME
-from inference.formats import FILE_FORMATS, FORMATS, format_of, print_results
+from inference.command_line import FILE_ENDINGS, make_parser
+from inference.formats import FILE_FORMATS, format_of, print_results
 from inference.onnx_model import is_onnx
 from inference.predictor import Predictor, Probabilities
 from inference.sorting import PREDICTIONS, Sorter
 from system import arguments, devices, scripts
-from system.arguments import whole_number
 from system.files import check_regular_file, save_figure, sha256_of
 from system.messages import UserError, is_first_process, one_line, progress, warn
 from system.outputs import Output, check_outputs
@@ -55,52 +55,15 @@ from system.torchrun import is_alone, process_group, scatter_and_gather
 from system.workers import map_ahead
 
 SETTINGS = ("top_k", "min_probability", "min_novelty")  # that --resume needs unchanged
-FILE_ENDINGS = " or ".join(f".{name}" for name in FILE_FORMATS)
 MIN_PLOTTED = 5  # categories in the figure of --plot
-CALIBRATION_IMAGES = 32  # of --int8; 8 are as good (benchmarks/README.md)
+CALIBRATION_IMAGES = 32  # of --int8; 8 are as good (docs/performance.md)
 CALIBRATED = "goes with --to_onnx or --to_html, and --input flowers/train to calibrate on"
 NEEDS_TORCH = "needs a checkpoint and torch, not an ONNX file"
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; raises UserError if a flag is unknown, missing or invalid."""
-    parser = arguments.ArgumentParser(
-        prog="predict.py", description=__doc__, triples=("--means", "--stds")
-    )
-    add = parser.add_argument_group("images").add_argument
-    add("--input", nargs="+", metavar="PATH", help="images, folders, patterns, or - for stdin")
-    add("--evaluate", metavar="DIR", help="evaluate on DIR/<category>/*, or on DIR/test")
-    add("--report", metavar="FILE.html", help="with --evaluate: a page with figures and mistakes")
-    add("--unknown", nargs="+", metavar="PATH", help="with --evaluate: images of no category")
-    add("--checkpoint", help="what train.py wrote, or an ONNX file of --to_onnx; required")
-    add("--means", type=arguments.triple, help="image means (the checkpoint's)")
-    add("--stds", type=arguments.positive_triple, help="their deviations (the checkpoint's)")
-    add = parser.add_argument_group("predictions").add_argument
-    add("--top_k", type=whole_number(1), default=1, help="how many categories (%(default)s)")
-    add("--category_names", help="JSON file, category: name (the checkpoint's)")
-    minimum = f"a less probable prediction is {results.UNKNOWN!r} (%(default)s)"
-    add("--min_probability", type=arguments.fraction, default=0.0, metavar="P", help=minimum)
-    minimum = f"a prediction of an image with less is {results.UNKNOWN!r} (%(default)s)"
-    add("--min_novelty", type=arguments.fraction, default=0.0, metavar="N", help=minimum)
-    add("--plot", metavar="FILE.png", help="draw the image and its most likely categories")
-    add("--heatmap", metavar="FILE.png", help="draw which locations support the prediction")
-    add("--output", metavar="FILE", help=f"write a {FILE_ENDINGS} instead of a table")
-    add("--sort_into", metavar="DIR", help="copy each image into a folder of its category")
-    add("--sort_by", choices=["copy", "link"], default="copy", help="of --sort_into (%(default)s)")
-    add("--format", choices=[*FORMATS], help="of standard output (table, without --output)")
-    add("--resume", action="store_true", help="skip images that --output already has")
-    add("--overwrite", action="store_true", help="discard what an interrupted --output has left")
-    add("--to_onnx", metavar="FILE", help="write an ONNX file; compare it on --input")
-    add("--to_html", metavar="FILE", help="write the classifier as a page for any browser")
-    add("--web_runtime", metavar="DIR", help=f"put {RUNTIME} of npm into the page, not its address")
-    add("--int8", action="store_true", help=f"of 8-bit integers; {CALIBRATED}")
-    add("--quiet", action="store_true", help="no progress, no warnings, no summary")
-    add("--verbose", action="store_true", help="print the checkpoint's sha256, to stderr")
-    add = parser.add_argument_group("machine").add_argument
-    add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
-    add("--precision", choices=devices.PRECISIONS, default="auto", help="(%(default)s)")
-    add("--batch_size", type=whole_number(1), help="images in a pass (4 on a CPU, 128 on a GPU)")
-    add("--workers", type=whole_number(0, 256), help="threads that decode images (by the cores)")
+    parser = make_parser(__doc__)
     args = parser.parse_args(command_line)
     if args.sort_into and not args.output:
         args.output = os.path.join(args.sort_into, PREDICTIONS)
@@ -358,7 +321,9 @@ def predict_one(args: argparse.Namespace) -> None:
         from model import heat_map
 
         heat = heat_map(model, view, best[0].category).numpy()  # type: ignore[arg-type]
-        save_figure(plots.heat_map(view.transpose(1, 2, 0), heat, names[0]), args.heatmap)
+        share = utils.CROP / utils.RESIZE
+        figure = plots.heat_map(utils.thumbnail(image), heat, names[0], share)
+        save_figure(figure, args.heatmap)
 
 
 def predictions_of(

@@ -1,13 +1,14 @@
 """Train a classifier on your own folder of images.
 
     python train.py --data_dir flowers --output_cat 102
-    python train.py --data_dir flowers --output_cat 102 --learning_rate 0.01 --epochs 20
+    python train.py --data_dir flowers --output_cat 102 --learning_rate 0.01
     python train.py --data_dir flowers --output_cat 102 --check_labels labels.csv
     torchrun --nproc_per_node=2 train.py --data_dir flowers --output_cat 102
 
-The folder has `train`, `valid` and `test`, each with one sub-folder of images a category. The
-images go through a frozen ImageNet VGG once; a new head is then fitted on the resulting features.
-Its probabilities are calibrated on `valid`, and it is evaluated once on `test`.
+The folder has train, valid and test, each with one sub-folder of images for
+each category. The images go through a frozen ImageNet VGG once; a new head is
+then fitted on the resulting features. Its probabilities are calibrated on
+valid, and it is evaluated once on test. docs/training.md says more.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -35,10 +36,9 @@ from checks import data_folder, labels, review_page
 from checks.corrections import correct_labels, exclude_listed
 from checks.findings import Finding, write_findings, write_unreadable
 from checks.galleries import galleries, outputs_of, write_galleries
-from image_files.names import CATEGORY_NAMES, name_categories
+from image_files.names import name_categories
 from image_files.oxford102 import NUM_CATEGORIES, download_oxford102
-from system import arguments, devices, scripts
-from system.arguments import whole_number
+from system import devices, scripts
 from system.messages import UserError, is_first_process, shorten, warn
 from system.outputs import (
     Output,
@@ -50,60 +50,14 @@ from system.outputs import (
 )
 from system.torchrun import process_group
 from training import fitting, report
-from training.feature_store import default_cache_folder
+from training.command_line import CHECKPOINT, FEW_IMAGES, make_parser
 from training.features import Settings, assist_extraction, extract, list_views
 from training.resume import UnfinishedRun, check_unfinished, is_finished
-
-CHECKPOINT = "assets/model/checkpoint_script.pth"
-FEW_IMAGES = 30  # of a category: a second view of each is then used (benchmarks/README.md)
-CHECK_LABELS = "also look for incorrect labels and near-duplicates, do not train"
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; raises UserError if a flag is unknown, missing or invalid."""
-    parser = arguments.ArgumentParser(
-        prog="train.py", description=__doc__, triples=("--means", "--stds")
-    )
-    add = parser.add_argument_group("data").add_argument
-    add("--data_dir", required=True, help="folder with train, valid and test, or categories")
-    add("--output_cat", type=whole_number(1), help="number of categories; required")
-    add("--download", action="store_true", help="download Oxford-102 if the folder does not exist")
-    add("--split", choices=["course", "official"], default="course", help="of --download")
-    add("--check", nargs="?", const="-", metavar="FILE.csv", help="check the data, do not train")
-    add("--check_labels", nargs="?", const="-", metavar="FILE.csv", help=CHECK_LABELS)
-    add("--exclude", metavar="FILE.csv", help="leave out the images in its column path")
-    add("--corrections", metavar="FILE.csv", help="what labels.html saved: other labels of images")
-    add("--strict", action="store_true", help="stop at the first image that cannot be read")
-    add("--means", type=arguments.triple, default=utils.MEANS, help="image means %(default)s")
-    add("--stds", type=arguments.positive_triple, default=utils.STDS, help="deviations %(default)s")
-    sizes = utils.IMAGE_SIZES
-    size = arguments.multiple_of(sizes.step, sizes[0], sizes[-1])
-    add("--image_size", type=size, default=utils.CROP, help="of views, in pixels (%(default)s)")
-    views = f"of each training image (1; 2 with fewer than {FEW_IMAGES} of a category)"
-    add("--views", type=whole_number(1, 1000), help=views)
-    add("--workers", type=whole_number(0, 256), help="processes that decode images (by the cores)")
-    add = parser.add_argument_group("network").add_argument
-    add("--arch", choices=list(model.ARCHITECTURES), default="vgg16", help="backbone (%(default)s)")
-    add("--weights", default="imagenet", help="imagenet (found or downloaded), none, or a file")
-    add("--hidden_units", type=whole_number(1), default=512, help="of the new head (%(default)s)")
-    add("--dropout", type=arguments.fraction, default=0.5, help="of hidden units (%(default)s)")
-    add = parser.add_argument_group("fitting").add_argument
-    rate = arguments.positive_number
-    add("--learning_rate", type=rate, default=0.03, help="maximum of the schedule (%(default)s)")
-    add("--epochs", type=whole_number(1), default=7, help="passes over the features (%(default)s)")
-    add("--batch_size", type=whole_number(1), default=64, help="regions in a step (%(default)s)")
-    add("--final", action="store_true", help="fit on train and valid together, after that on train")
-    add("--seed", type=whole_number(0), default=0, help="of everything random (%(default)s)")
-    add = parser.add_argument_group("machine").add_argument
-    add("--save_dir", default=CHECKPOINT, help="file or folder (%(default)s)")
-    add("--category_names", help=f"JSON file, category: name ({CATEGORY_NAMES}, if any)")
-    add("--no_report", action="store_true", help="write no tables and figures beside it")
-    add("--resume", action="store_true", help="continue the same command after an interruption")
-    add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: CUDA or MPS (%(default)s)")
-    add("--precision", choices=devices.PRECISIONS, default="auto", help="(%(default)s)")
-    cache = "stores features for later runs; delete it to clear them (%(default)s)"
-    add("--cache_dir", default=str(default_cache_folder()), help=cache)
-    add("--no_cache", action="store_true", help="store no features for later runs")
+    parser = make_parser(__doc__)
     args = parser.parse_args(command_line)
     if args.precision == "int8" and args.device == "gpu":
         parser.error("--precision int8 goes without --device gpu")

@@ -37,17 +37,17 @@ def galleries(findings: Sequence[Finding], names: Mapping[str, str]) -> dict[str
     Returns:
         "suspects" and "near-duplicates", as far as there are such findings.
     """
+    from evaluation.plots import title_of  # here, because it takes a second
+
     suspects = Gallery(
-        "Suspect labels: the label, and the prediction of a network that did not see the image"
+        "Suspect labels: the label, and the prediction of a head that did not see the image"
     )
     pairs = Gallery("Near-duplicates in two splits or in two categories")
     for f in findings:
         if f.finding == "suspect label" and len(suspects.paths) < MAX_SUSPECTS:
             suspects.paths.append(f.path)
-            suspects.titles.append(
-                f"{f.rank}. {names[f.category]} {f.probability:.0%}\n"
-                f"{names[f.suggested]} {f.suggested_probability:.0%}"
-            )
+            title = title_of(names[f.category], names[f.suggested], f.suggested_probability or 0)
+            suspects.titles.append(f"{f.rank}. {title}")
         is_pair = f.finding == "near-duplicate" and f.detail.startswith("in another ")
         if is_pair and len(pairs.paths) < 2 * MAX_PAIRS:
             pairs.paths += [f.other_path, f.path]

@@ -146,7 +146,7 @@ def find_suspects(probs: torch.Tensor, labels: torch.Tensor) -> Suspects:
     """Return the images whose label may be incorrect; see `label_quality`.
 
     They are those for which another category is predicted and the quality is below SUSPECT. This
-    finds more than the rule of confident learning (benchmarks/README.md).
+    finds more than the rule of confident learning (docs/results.md).
 
     Args:
         probs: (N, num_classes), calibrated, of a network that was not fitted on the image.

@@ -14,7 +14,7 @@ import torch
 
 from training.sampling import mean_and_std
 
-LIMIT = 0.8  # of a near-duplicate's distance; benchmarks/README.md has what it finds
+LIMIT = 0.8  # of a near-duplicate's distance; docs/results.md has what it finds
 EQUALIZED = 64  # directions, or a quarter of the images: fewer images have fewer in common
 ROWS, COLUMNS = 2048, 8192  # vectors that are compared at a time
 MAX_NEIGHBORS = 20  # pairs of an image with others before it; the nearest ones

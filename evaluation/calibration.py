@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 CALIBRATION_BINS = 15  # of equal width; Guo et al. 2017
 TEMPERATURES = [2 ** (step / 20) for step in range(-40, 41)]  # 1/4 to 4
-# What `fit_temperature` assumes before it sees images; measured in benchmarks/README.md.
+# What `fit_temperature` assumes before it sees images; measured in docs/results.md.
 PRIOR_TEMPERATURE = 0.4
 PRIOR_WEIGHT = 4.0
 

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -101,7 +102,7 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, names: Sequence[
     ax.vlines(edges, -0.5, n - 0.5, color="0.9", linewidth=0.5)
     if n <= 30:
         for row, column in np.argwhere(counts):
-            color = "white" if shares[row, column] > 0.3 else "black"
+            color = _readable_on(cells.to_rgba(shares[row, column]))
             text = str(counts[row, column])
             ax.text(column, row, text, size=size, color=color, ha="center", va="center")
     ax.set_yticks(range(n), down, size=size)
@@ -130,7 +131,7 @@ def mistakes_gallery(
         ValueError: the arguments differ in length.
     """
     titles = [
-        f"{prob:.0%} {predicted}\nlabel: {true}"
+        title_of(true, predicted, prob)
         for prob, predicted, true in zip(probs, predicted_names, true_names, strict=True)
     ]
     if titles:
@@ -141,6 +142,16 @@ def mistakes_gallery(
     return figure
 
 
+def title_of(label: str, predicted: str, prob: float) -> str:
+    """Return the title of an image in a grid: its label, and what is predicted; prob is 0-1.
+
+    A name stays on one line, if it is not longer than a line.
+    """
+    label = label.replace(" ", "\xa0")
+    predicted = predicted.replace(" ", "\xa0")
+    return f"label {label}\npredicted {predicted}\xa0{prob:.0%}"
+
+
 def image_grid(
     images: Sequence[AnyImage],
     titles: Sequence[str],
@@ -149,8 +160,12 @@ def image_grid(
     captions: Sequence[str] | None = None,
     columns: int = 6,
     width: float = 2,
+    crop: bool = True,
 ) -> Figure:
     """Draw images in rows of `columns`, each `width` inches wide, with a title and a caption.
+
+    Args:
+        crop: draw the square in the middle of each image, which is what the network sees.
 
     Raises:
         ValueError: there are no images, or not as many titles or captions.
@@ -160,11 +175,14 @@ def image_grid(
     below = [_fold(text, letters, 3) for text in captions or [""] * len(images)]
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    lines = max(text.count("\n") for text in above) + max(text.count("\n") for text in below) + 2
-    figure = _figure(columns * width, rows * (width + 0.17 * lines) + 0.5)
+    lines = max(text.count("\n") for text in above) + 1
+    if captions:
+        lines += max(text.count("\n") for text in below) + 1
+    figure = _figure(columns * width, rows * (width + 0.17 * lines) + (0.5 if title else 0.1))
     figure.suptitle(_fold(title, int(8 * columns * width), 6))
     for index, (image, text, caption) in enumerate(zip(images, above, below, strict=True)):
-        _show(figure.add_subplot(rows, columns, index + 1), image, text, caption)
+        ax = figure.add_subplot(rows, columns, index + 1)
+        _show(ax, image, text, caption, crop=crop)
     return figure
 
 
@@ -200,29 +218,38 @@ def category_counts(counts: Sequence[int], names: Sequence[str], title: str) -> 
     return figure
 
 
-def heat_map(image: AnyImage, heat: np.ndarray, name: str) -> Figure:
+def heat_map(image: AnyImage, heat: np.ndarray, name: str, share: float = 1.0) -> Figure:
     """Draw an image, and the same image under a heat map of the locations that support a category.
 
     Args:
-        image: the view that the network sees.
-        heat: (h, w) float, 0-1, such as of `model.heat_map`; it is resized to the image.
+        heat: (h, w) float, 0-1, such as of `model.heat_map`, of the square in the middle that the
+            network sees.
         name: of the category.
+        share: side of this square, as a share of the short side of the image.
     """
-    figure = _figure(10, 4.8)
+    gray = np.asarray(Image.fromarray(np.asarray(image)).convert("L"))  # all color is heat
+    height, width = gray.shape
+    aspect = min(max(height / width, 0.5), 1.5)
+    figure = _figure(10, 4 * aspect + 0.8)
     plain, overlay = figure.subplots(1, 2)
-    _show(plain, image, "the image", size=12)
-    gray = Image.fromarray(np.asarray(image)).convert("L")  # all color is heat
-    _show(overlay, gray, _fold(f"locations that support {name}", 42), size=12)
+    _show(plain, image, "the image", size=12, aspect=aspect)
+    _show(overlay, gray, _fold(f"locations that support {name}", 42), size=12, aspect=aspect)
     colors = colormaps["plasma"](np.linspace(0.2, 1, 256))
     colors[:, 3] = np.linspace(0, 0.95, 256)  # transparent where there is no heat
+    half = share * min(height, width) / 2
+    x = (width - 1) / 2
+    y = (height - 1) / 2
+    square = Rectangle((x - half, y - half), 2 * half, 2 * half, fill=False, color="white")
+    overlay.add_patch(square)
     layer = overlay.imshow(
         heat,
-        extent=overlay.images[0].get_extent(),
+        extent=(x - half, x + half, y + half, y - half),
         cmap=ListedColormap(colors),
         vmin=0,
         vmax=1,
         interpolation="bicubic",
     )
+    overlay.set(xlim=plain.get_xlim(), ylim=plain.get_ylim())  # which the layer has changed
     bar = figure.colorbar(layer, ax=overlay, shrink=0.8, panchor=False, ticks=[0, 1])
     bar.ax.set_yticklabels(["none", "most"])
     return figure
@@ -298,18 +325,45 @@ def _figure(width: float, height: float) -> Figure:
     return Figure((width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
 
 
-def _show(ax: Axes, image: AnyImage, above: str, below: str = "", size: float = 9) -> None:
-    """Draw an image in the middle of a square, so that texts of neighbors are level."""
+def _show(
+    ax: Axes,
+    image: AnyImage,
+    above: str,
+    below: str = "",
+    *,
+    size: float = 9,
+    aspect: float = 1.0,
+    crop: bool = False,
+) -> None:
+    """Draw an image in the middle of a space, so that texts of neighbors are level.
+
+    Args:
+        aspect: height to width of the space.
+        crop: fill the space with the middle of the image.
+    """
     pixels = np.asarray(image)
     height, width = pixels.shape[:2]
     x = width / 2 - 0.5
     y = height / 2 - 0.5
-    half = max(width, height) / 2
+    half_width = (min if crop else max)(width, height / aspect) / 2
+    half_height = half_width * aspect
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=255)
-    ax.set(xlim=(x - half, x + half), ylim=(y + half, y - half), xticks=[], yticks=[])
+    ax.set(xlim=(x - half_width, x + half_width), ylim=(y + half_height, y - half_height))
+    ax.set(xticks=[], yticks=[])
     ax.set(frame_on=False, anchor="N")
     ax.set_title(above, size=size)
     ax.set_xlabel(below, size=8, color=GRAY)
+
+
+def _readable_on(color: ArrayLike) -> str:
+    """Return "black" or "white", whichever has more contrast on a color (red, green, blue, alpha).
+
+    The rule is that of the Web Content Accessibility Guidelines 2.
+    """
+    channels = np.asarray(color)[:3]
+    linear = np.where(channels <= 0.04, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
+    return "white" if luminance < 0.179 else "black"
 
 
 def _bars(

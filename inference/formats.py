@@ -103,7 +103,7 @@ class JsonLines(Format):
     beginnings = ('{"path": ',)
 
     def row(self, result: Result) -> str:
-        return json.dumps(_to_json(result)) + "\n"
+        return json.dumps(to_json(result)) + "\n"
 
     def read(self, file: TextIO) -> Iterator[Result]:
         for line in file:
@@ -119,13 +119,14 @@ class Json(Format):
     beginnings = ('[\n{"path": ', "[\n]")
 
     def row(self, result: Result) -> str:
-        return "\n" + json.dumps(_to_json(result))
+        return "\n" + json.dumps(to_json(result))
 
     def read(self, file: TextIO) -> list[Result]:
         return [_from_json(record) for record in json.load(file)]
 
 
-def _to_json(result: Result) -> dict[str, Any]:
+def to_json(result: Result) -> dict[str, Any]:
+    """Return a result as an object of JSON."""
     if result.error:
         return {"path": result.path, "error": result.error}
     predictions = []

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 18  # of ONNX's operators; fixed, so that the file does not depend on torch's version
-MIN_CALIBRATION = 8  # images that calibrate well enough; benchmarks/README.md
+MIN_CALIBRATION = 8  # images that calibrate well enough; docs/performance.md
 MIN_HALVED = 2**14  # elements of a tensor that is stored in 16 bits
-MAX_DIFFERENCE = 2e-3  # in probability and novelty, from 16 bits (benchmarks/README.md)
+MAX_DIFFERENCE = 2e-3  # in probability and novelty, from 16 bits (docs/performance.md)
 
 
 class ImagesToProbabilities(nn.Module):
@@ -201,7 +201,7 @@ def largest_difference(output: np.ndarray, expected: np.ndarray) -> float:
 
 
 # The head and the novelty stay in 32 bits: they take no time, and quantized, the novelty is wrong
-# by 0.2 (benchmarks/README.md).
+# by 0.2 (docs/performance.md).
 OPERATORS = ["Conv", "Relu", "MaxPool"]
 
 

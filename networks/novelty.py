@@ -4,7 +4,7 @@
 
 Novelty is the share of images of the known categories that are at least as unusual: 0.01 means one
 in a hundred. Two scores say how unusual an image is. `distance` is large for what is far from every
-category, `uncertainty` for what lies between them; benchmarks/README.md compares them.
+category, `uncertainty` for what lies between them; docs/results.md compares them.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-NOVELTY_LIMIT = 0.003  # novelty below which an image is reported; see benchmarks/README.md
+NOVELTY_LIMIT = 0.003  # novelty below which an image is reported; see docs/results.md
 SCORES = ("distance", "uncertainty")  # the columns of `NoveltyDetector.scores`
 UNCERTAINTY_WEIGHT = 0.8  # in the mean of the two shares; that of the distance is 0.2
 PRIOR_STDS = (0.3, 1.2)  # what `calibrate` assumes of the scores' standard deviations

@@ -15,6 +15,19 @@ NO_MAXIMUM = 10**18
 MAX_OF_TRIPLE = 10  # of means and deviations: larger ones are of the range 0-255
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Formats --help in 80 columns, with the default of each flag that has one."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=26, width=80)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.default is None or action.default is False or action.nargs == 0:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser that raises UserError and does not accept abbreviated flags.
 
@@ -26,14 +39,15 @@ class ArgumentParser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, triples: Sequence[str] = (), **kwargs):
-        layout = argparse.RawDescriptionHelpFormatter
-        super().__init__(allow_abbrev=False, formatter_class=layout, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
         self.triples = triples
-        self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+        version = f"%(prog)s {VERSION}"
+        text = "print the version of the program, and exit"
+        self.add_argument("--version", action="version", version=version, help=text)
 
     def error(self, message: str):
         unknown, *_ = re.findall(r"^unrecognized arguments: (--\w[\w-]*)", message) or [""]
-        flags = re.findall(r"--\w+", self.format_usage())
+        flags = [flag for action in self._actions for flag in action.option_strings]
         similar = difflib.get_close_matches(unknown, flags, n=1)
         hint = f"did you mean {similar[0]}?" if similar else "see --help"
         raise UserError(f"{message}; {hint}")

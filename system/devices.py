@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
+PRECISION_HELP = (
+    "in which numbers the backbone computes: auto is the fastest of these that costs no accuracy, "
+    "bfloat16 on a GPU or processor that has it (AMX), int8 on other processors with AVX2 and "
+    "VGG16 of ImageNet, else float32; float16 is for older GPUs"
+)
 MAX_WORKERS = 16
 CGROUPS = Path("/proc/self/cgroup")
 CGROUP_FILES = Path("/sys/fs/cgroup")
@@ -51,7 +56,7 @@ def select_precision(
     """Return the dtype called `name`; "auto" is the fastest one that costs no accuracy.
 
     On a GPU and on a processor with AMX, that is bfloat16 if they compute in it natively. On other
-    processors with AVX2, it is int8, if there is a choice (benchmarks/README.md).
+    processors with AVX2, it is int8, if there is a choice (docs/performance.md).
 
     Args:
         has_int8: the convolutions can compute in 8-bit integers.

@@ -237,6 +237,8 @@ def test_the_report_has_figures_and_a_table_that_sorts(report, browser):
     figures = text_of(browser, "figures")
     assert "80.0%" in figures and "95 % interval 37.6% to 96.4%" in figures
     assert len(browser.driver.find_elements("css selector", "#curves svg")) == 2
+    texts = browser.driver.find_elements("css selector", "#calibration text")
+    assert [text.text for text in texts if text.text in ("1", "2")] == ["1", "2", "2"]
     assert text_of(browser, "settings").startswith("--data_dir </script>") and "final" not in (
         text_of(browser, "settings")
     )

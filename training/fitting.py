@@ -2,8 +2,8 @@
 
     features (N, 6, 2048) -> fit -> head -> hidden layer, logits (N, num_classes) -> evaluate
 
-The last epoch is used: to choose one on few validation images costs up to 1.7 points of accuracy
-(benchmarks/README.md).
+The last epoch is used: to choose one on few validation images costs up to 1.6 points of accuracy
+(docs/results.md).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from training.resume import UnfinishedRun, damaged_state
 from training.sampling import balanced_order, balanced_size, in_several_folds, mean_and_std
 from utils import SPLITS, DataFolder, exclude_images
 
-LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (benchmarks/README.md)
+LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (docs/results.md)
 MAX_LOSS = 200  # of train and valid; that of guessing is 14 for a million categories
 STATISTICS_BATCH_SIZE = 64  # views
-# Of the linear classifier, whose features have a variance of 1 (benchmarks/README.md).
+# Of the linear classifier, whose features have a variance of 1 (docs/results.md).
 RIDGE = 0.3
 PRIOR_IMAGES = 20  # as how many training images the mean variance of all features counts
 LINEAR_IMAGES = 15  # of a category: with so many, both classifiers' logits are equally large
@@ -188,7 +188,7 @@ def train_one_epoch(
     """Take a step for each batch of regions of train; returns the mean loss over the regions.
 
     An epoch has equally many regions of each label: this is 0.9 points of accuracy where categories
-    have 4 to 40 images (benchmarks/README.md), at no cost.
+    have 4 to 40 images (docs/results.md), at no cost.
 
     Args:
         labels: from `region_labels`.

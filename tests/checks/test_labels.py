@@ -317,7 +317,7 @@ def test_galleries_show_the_first_suspects_and_pairs_that_matter():
     findings = [*suspects, *pair_findings(images, pairs)]
     drawn = galleries(findings, NAMES)
     assert len(suspects) == 25 and len(drawn["suspects"].paths) == MAX_SUSPECTS
-    assert drawn["suspects"].titles[1] == "2. rose 1%\nlily 80%"
+    assert drawn["suspects"].titles[1] == "2. label rose\npredicted lily\xa080%"
     shown = drawn["near-duplicates"]
     assert len(shown.paths) == len(shown.titles) == 2 * MAX_PAIRS
     assert shown.paths[2:4] == ["1.jpg", "15.jpg"] and shown.titles[2] == "2. distance 0.10"

@@ -36,6 +36,7 @@ import predict
 import utils
 from inference.onnx_export import export
 from inference.onnx_model import OnnxModel, is_onnx
+from system.arguments import VERSION
 from system.files import sha256_of
 from system.messages import UserError
 
@@ -528,6 +529,6 @@ def test_the_server_says_what_it_serves(server, small):
         health = json.load(reply)
     assert health["model"] == sha256_of(small[1])
     assert health["categories"] == [small[0].names[name] for name in small[0].categories]
-    assert health["image_size"] == SIZE
+    assert health["version"] == VERSION
     with urllib.request.urlopen(url) as reply:
         assert reply.read() == b"a page"

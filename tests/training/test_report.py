@@ -106,9 +106,9 @@ def test_the_gallery_shows_each_mistake_with_its_predicted_and_actual_name(image
     figure = report.mistakes_figure(
         str(images), files=files, labels=labels, probs=probs, names=["rose", "tulip"]
     )
-    expected = [(2, "100% tulip\nlabel: rose"), (1, "75% rose\nlabel: tulip")]
+    expected = [(2, "label rose\npredicted tulip 100%"), (1, "label tulip\npredicted rose 75%")]
     for axes, (number, title) in zip(figure.axes, expected, strict=True):
-        assert axes.get_title() == title and axes.get_xlabel() == files[number]
+        assert axes.get_title().replace("\xa0", " ") == title and axes.get_xlabel() == files[number]
         with Image.open(images / files[number]) as image:
             assert np.array_equal(axes.images[0].get_array(), image)
 
