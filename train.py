@@ -148,7 +148,7 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
             names=names,
         )
         written = report.write_report(path, training)
-        print(f"report: {', '.join(file.name for file in written)} in {path.parent}")
+        print(f"report: {written[-1]}, and {len(written) - 1} other files beside it")
     unfinished.remove()
 
 

@@ -44,14 +44,17 @@ def test_the_plan_the_epochs_and_the_results_are_printed(trained):
     assert text.startswith("names: cat_to_name.json, 1 = pink primrose, 10 = globe thistle, 2 = ")
     for split, count in (("train", 16), ("valid", 8), ("test", 8)):
         assert re.search(rf"^{split} +{count} images +4 categories$", text, re.MULTILINE)
-    assert re.search(r"vgg16.*none.*2 view.*on cpu in (bfloat16|float32)", text)
+    assert re.search(r"^network   vgg16, weights none, on cpu in (bfloat16|float32)$", text, re.M)
+    assert "\nviews     2 of each training image, 224 pixels\n" in text
     assert text.index(str(trained.checkpoint)) < text.index("epoch")
-    *_, accuracy, calibration, unusual, use, report = text.splitlines()
+    *_, accuracy, calibration, unusual, saved, use, report = text.splitlines()
     assert re.search(r"test accuracy \d+\.\d% .*top-5 \d+\.\d%, mean of .* \d+\.\d%$", accuracy)
     assert re.search(r"error \d+\.\d% at temperature \d\.\d\d \(\d+\.\d% without", calibration)
     assert re.match(r"\d of these images resemble no category", unusual)
-    assert f"--checkpoint {trained.checkpoint}" in use
-    assert re.fullmatch(rf"report: .*history\.csv, .* in {trained.checkpoint.parent}", report)
+    assert saved == f"saved {trained.checkpoint}; to use it:"
+    assert use == f" python predict.py --input IMAGE --checkpoint {trained.checkpoint}"
+    page = trained.checkpoint.with_suffix(".report.html")
+    assert report == f"report: {page}, and 6 other files beside it"
 
 
 def test_training_does_not_import_what_takes_a_second(trained):
@@ -367,8 +370,8 @@ def test_the_plan_says_which_checkpoint_is_replaced(train_tiny, images):
     assert "replaces" not in done.stdout
     accuracy = torch.load(path, weights_only=True)["metrics"]["test_accuracy"]
     done, _ = train_tiny()
-    expected = f", trained on {images}, test accuracy {accuracy:.1%}); features are"
-    assert f"will write {path} (replaces that of 2" in done.stdout and expected in done.stdout
+    expected = f", trained on {images}, test accuracy {accuracy:.1%}\n"
+    assert f"writes    {path}\nreplaces  that of 2" in done.stdout and expected in done.stdout
 
 
 def test_a_list_beside_the_checkpoint_is_not_deleted_by_the_training_that_reads_it(

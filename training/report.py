@@ -217,14 +217,17 @@ def format_plan(
         f"{split:5}  {len(data.of(split)):7} images  {len(set(data.labels(split))):5} categories"
         for split in SPLITS
     ]
+    precision = str(settings.precision).removeprefix("torch.")
     cache = "not stored (--no_cache)" if args.no_cache else f"stored in {args.cache_dir}"
-    replaced = f" (replaces {describe_checkpoint(path)})" if path.exists() else ""
-    return "\n".join(lines) + (
-        f"\n{args.arch} with weights {args.weights}, {views} view(s) of each training image, "
-        f"{args.image_size} pixels, on {settings.device} "
-        f"in {str(settings.precision).removeprefix('torch.')}\n"
-        f"will write {path}{replaced}; features are {cache}"
-    )
+    lines += [
+        f"network   {args.arch}, weights {args.weights}, on {settings.device} in {precision}",
+        f"views     {views} of each training image, {args.image_size} pixels",
+        f"features  {cache}",
+        f"writes    {path}",
+    ]
+    if path.exists():
+        lines.append(f"replaces  {describe_checkpoint(path)}")
+    return "\n".join(lines)
 
 
 def describe_checkpoint(path: Path) -> str:
@@ -251,5 +254,5 @@ def format_results(path: Path, evaluation: Evaluation) -> str:
         f"{test['test_top5_accuracy']}, mean of the categories {test['test_class_accuracy']}\n"
         f"calibration error {test['test_ece']} at temperature {evaluation.temperature:.2f} "
         f"({test['test_ece_without_temperature']} without)\n{unusual}\n"
-        f"saved {path}; to use it: python predict.py --input IMAGE --checkpoint {path}"
+        f"saved {path}; to use it:\n python predict.py --input IMAGE --checkpoint {path}"
     )
