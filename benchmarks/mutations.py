@@ -37,7 +37,7 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation("train.py", "if output_cat > num_classes:", "if output_cat >= num_classes:"),
-    Mutation("train.py", "        final or head,\n", "        head,\n"),
+    Mutation("train.py", "head=final or head,", "head=head,"),
     Mutation("train.py", 'if args.weights != "none":', "if False:"),
     Mutation("train.py", "    unfinished.remove()\n", ""),
     Mutation("train.py", "    failures |= samples.features.failures\n", ""),
@@ -145,6 +145,15 @@ MUTATIONS = [
     Mutation("system/devices.py", 'has_int8 and capabilities.get("avx2")', "has_int8"),
     Mutation("system/messages.py", "words[:limit])", "words[: limit + 1])"),
     Mutation("system/workers.py", "if len(pending) > ahead:", "if len(pending) > 10 * ahead:"),
+    Mutation("system/pages.py", '.replace("<", "\\\\u003c")', ""),
+    Mutation("inference/classifier.html", "Math.trunc(0.5 + (weight", "Math.trunc(0.1 + (weight"),
+    Mutation("inference/classifier.html", 'fillStyle = "white"', 'fillStyle = "black"'),
+    Mutation("checks/review.html", "relabel: 1, exclude: 2", "relabel: 1, exclude: -1"),
+    Mutation("checks/review.html", "localStorage.setItem(STORE", "(STORE"),
+    Mutation("evaluation/report_page.py", '"count": int(count)}', '"count": 1}'),
+    Mutation("checks/corrections.py", "digest_of_file(file) == correction.digest", "True"),
+    Mutation("inference/sorting.py", "or best.is_unusual else", "else"),
+    Mutation("inference/sorting.py", "            self.is_first = False\n", ""),
 ]
 
 

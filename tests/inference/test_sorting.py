@@ -76,6 +76,18 @@ def test_images_of_one_name_get_different_ones(predict_test, images, tmp_path):
     assert files_in(tmp_path) == ["2/test_0-2.jpg", "2/test_0.jpg", "2/test_1.jpg"]
 
 
+def test_after_an_interruption_only_the_first_image_may_be_there_already(tmp_path):
+    names = ["1/image.jpg", "2/other.jpg"]
+    for name in (*names, "out/b/image.jpg", "out/b/other.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("the same in all files")
+    best = Prediction("b", "a name", 0.9, 0.5)
+    results = [Result(str(tmp_path / name), [best]) for name in names]
+    sorter = Sorter(str(tmp_path / "out"), ["b"], is_link=False, resume=True)
+    assert list(sorter.sort(results)) == results
+    assert files_in(tmp_path / "out") == ["b/image.jpg", "b/other-2.jpg", "b/other.jpg"]
+
+
 def test_images_within_the_folder_that_is_written_are_an_error(predict_test, tmp_path):
     draw(0, 0).save(tmp_path / "a.jpg")
     (tmp_path / "link").symlink_to(tmp_path)
