@@ -62,9 +62,13 @@ def add_main_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--evaluate",
         metavar="DIR",
-        help=("evaluate the checkpoint on the images in DIR/CATEGORY, or in DIR/test"),
+        help="evaluate on the images in DIR/CATEGORY; of a folder with train and test, in test",
     )
-    add("--report", metavar="FILE.html", help="write a page with figures and mistakes about it")
+    add(
+        "--report",
+        metavar="FILE.html",
+        help="write a page about the evaluation",
+    )
     add(
         "--unknown",
         nargs="+",
@@ -76,20 +80,20 @@ def add_main_flags(parser: argparse.ArgumentParser) -> None:
 def add_prediction_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags about predictions."""
     add = parser.add_argument_group("predictions").add_argument
-    minimum = f"call a prediction with less {UNKNOWN!r}:"
+    minimum = f"name a prediction {UNKNOWN!r} if"
     add(
         "--min_probability",
         type=arguments.fraction,
         default=0.0,
         metavar="P",
-        help=f"{minimum} its probability",
+        help=f"{minimum} its probability is below P",
     )
     add(
         "--min_novelty",
         type=arguments.fraction,
         default=0.0,
         metavar="P",
-        help=f"{minimum} the novelty of its image",
+        help=f"{minimum} the novelty of its image is below P",
     )
     add(
         "--means",
@@ -101,7 +105,7 @@ def add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         "--stds",
         type=arguments.positive_triple,
         metavar="RGB",
-        help="their standard deviations (default: those of the checkpoint)",
+        help="standard deviations of red, green and blue (default: those of the checkpoint)",
     )
 
 
@@ -109,7 +113,9 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags about files and figures."""
     add = parser.add_argument_group("output").add_argument
     add(
-        "--format", choices=[*FORMATS], help="of standard output (default: table, without --output)"
+        "--format",
+        choices=[*FORMATS],
+        help="format of standard output (default: table, or nothing with --output)",
     )
     add(
         "--resume",
@@ -164,7 +170,7 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--web_runtime",
         metavar="DIR",
-        help=f"folder of the npm package {RUNTIME}, to put it into the page",
+        help=f"put the runtime into the page: folder of the npm package {RUNTIME}",
     )
     add(
         "--int8",
@@ -187,7 +193,7 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         "--batch_size",
         type=whole_number(1),
         metavar="N",
-        help="images that are predicted at once (default: 4, on a GPU 128)",
+        help="images that are predicted at once (default: 4, with CUDA 128, fewer if large)",
     )
     add(
         "--workers",

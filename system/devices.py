@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 PRECISION_HELP = (
-    "in which numbers the backbone computes: auto is the fastest of these that costs no accuracy, "
-    "bfloat16 on a GPU or processor that has it (AMX), int8 on other processors with AVX2 and "
-    "VGG16 of ImageNet, else float32; float16 is for older GPUs"
+    "numbers in which the backbone computes; auto: bfloat16 on GPUs and on CPUs with AMX, int8 on "
+    "other CPUs with AVX2 (only VGG16 of ImageNet), else float32; float16: for older GPUs"
 )
 MAX_WORKERS = 16
 CGROUPS = Path("/proc/self/cgroup")

@@ -63,6 +63,7 @@ def working_folder(tiny, tmp_path_factory) -> Path:
     for name in ("photo.jpg", "image.jpg"):
         shutil.copy(SAMPLE / "test" / "54" / "drawing_031.jpg", root / name)
     shutil.copy(ROOT / "cat_to_name.json", root)
+    shutil.copy(ROOT / "assets" / "car.jpg", root / "assets")
     with open(root / "corrections.csv", "w", newline="") as file:
         rows = [("path", "action", "category"), (f"{categories[0]}/drawing_001.jpg", "exclude", "")]
         csv.writer(file).writerows(rows)

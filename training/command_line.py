@@ -36,9 +36,14 @@ def add_main_flags(parser: argparse.ArgumentParser) -> None:
         "--data_dir",
         required=True,
         metavar="DIR",
-        help=("folder with train, valid and test, or with one folder for each category; required"),
+        help="folder with train, valid and test, or with a folder for each category; required",
     )
-    add("--output_cat", type=whole_number(1), metavar="N", help="number of categories; required")
+    add(
+        "--output_cat",
+        type=whole_number(1),
+        metavar="N",
+        help="number of categories; required for training",
+    )
     add(
         "--save_dir",
         default=CHECKPOINT,
@@ -78,14 +83,14 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         const="-",
         metavar="FILE.csv",
         help=(
-            "do not train: also look for incorrect labels and near-duplicates; with a "
-            "file, write a page to correct them as well"
+            "do not train: check as --check does, and look for incorrect labels and "
+            "near-duplicates; with a file, write a table, and a page (.html) beside it"
         ),
     )
     add(
         "--corrections",
         metavar="FILE.csv",
-        help="use the labels that the page of --check_labels saved",
+        help="correct labels by the table that the page of --check_labels saved",
     )
     add(
         "--exclude",
@@ -123,7 +128,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help=(
             f"side of a view, a multiple of {sizes.step} from {sizes[0]} to {sizes[-1]}; "
-            "448 is better for many similar categories, and five times slower"
+            "448 is better for many similar categories, and about five times slower"
         ),
     )
     views = (
@@ -194,14 +199,14 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--final",
         action="store_true",
-        help=("then fit a second head on train and valid together, and use that one"),
+        help="after the training, fit a second head on train and valid, and use that one",
     )
     add(
         "--seed",
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="of all random numbers; the same seed gives the same weights",
+        help="seed of all random numbers; the same seed gives the same weights",
     )
 
 
