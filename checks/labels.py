@@ -25,7 +25,7 @@ from training import fitting
 from training.sampling import divide_into_folds, in_several_folds
 from utils import DataFolder, ImageFile
 
-FOLDS = 5  # of the cross-validation: together four times the time of fitting
+FOLDS = 5  # of the cross-validation: fitting takes five times as long
 MAX_COMPARED = 100_000  # images among which a training looks for near-duplicates: 400 MB
 GUESSES = 3  # categories that may be right instead of a label
 SUSPECT = 0.1  # a label with less of its category's mean probability is suspect
