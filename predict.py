@@ -24,7 +24,6 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 import argparse
 import collections
 import itertools
-import math
 import os
 import sys
 import tempfile
@@ -50,6 +49,7 @@ from system import arguments, devices, scripts
 from system.files import check_regular_file, save_figure, sha256_of
 from system.messages import UserError, is_first_process, one_line, progress, warn
 from system.outputs import Output, check_outputs
+from system.pages import percent
 from system.scripts import import_optional
 from system.torchrun import is_alone, process_group, scatter_and_gather
 from system.workers import map_ahead
@@ -317,6 +317,7 @@ def predict_one(args: argparse.Namespace) -> None:
         best_probs = [p.probability for p in best]
         figure = plots.prediction_bars(utils.thumbnail(image), names, best_probs, caption)
         save_figure(figure, args.plot)
+        print(f"saved {args.plot}")
     if args.heatmap:
         from model import heat_map
 
@@ -324,6 +325,7 @@ def predict_one(args: argparse.Namespace) -> None:
         share = utils.CROP / utils.RESIZE
         figure = plots.heat_map(utils.thumbnail(image), heat, names[0], share)
         save_figure(figure, args.heatmap)
+        print(f"saved {args.heatmap}")
 
 
 def predictions_of(
@@ -443,6 +445,8 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
         novelty=novelty,
         min_novelty=min_novelty,
     )
+    unusual = percent(float(np.mean(novelty < min_novelty)))
+    figures = [("unusual images", unusual, "resemble none of the categories")]
     if args.unknown:
         unknown = items[len(labeled) :]
         unknown_probs, unknown_novelty = results.stack(unknown, f"--unknown {args.unknown[0]}")
@@ -453,16 +457,18 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
             unknown_novelty=unknown_novelty,
             min_novelty=min_novelty,
         )
+        unusual = percent(float(np.mean(unknown_novelty < min_novelty)))
+        figures.append(("images of --unknown", unusual, "resemble none of the categories"))
     for line in lines:
         print(one_line(line))
     if args.plot:
         from evaluation import plots
 
         save_figure(plots.confusion_matrix(labels, probs.argmax(1), names), args.plot)
+        print(f"saved {args.plot}")
     if args.report:
         files = [item.path for item in known if item.probs is not None]
-        unusual = float(np.mean(novelty < min_novelty))
-        write_report(args, files=files, labels=labels, probs=probs, names=names, unusual=unusual)
+        write_report(args, files=files, labels=labels, probs=probs, names=names, figures=figures)
     return sum(item.probs is None for item in items)
 
 
@@ -473,20 +479,19 @@ def write_report(
     labels: Sequence[int],
     probs: np.ndarray,
     names: Sequence[str],
-    unusual: float,
+    figures: Sequence[tuple[str, str, str]],
 ) -> None:
     """Write the page of --report about images that could be read.
 
     Args:
-        files, labels, probs: see `report_page.write_report_page`.
-        unusual: share of the images that have a low novelty.
+        files, labels, probs, figures: see `report_page.write_report_page`.
     """
     indices, needed = report_page.choose_images(labels, probs)
     urls = utils.embed_images([files[i] for i in indices], report_page.SIDE, needed)
     report_page.write_report_page(
         args.report,
         title=f"Evaluation on {args.evaluate}",
-        figures=[("unusual images", f"{unusual:.1%}", "resemble none of the categories")],
+        figures=figures,
         settings=vars(args),
         history=[],
         categories=names,
@@ -523,11 +528,18 @@ def export_onnx(args: argparse.Namespace, model: Predictor, onnx: str) -> None:
     from inference import onnx_export  # here, because it imports torch
 
     paths = list(folders.find_files(args.input or ()))
-    step = max(1, math.ceil(len(paths) / CALIBRATION_IMAGES))
-    views = [utils.load_plain_view(path, model.image_size) for path in paths[::step]]
+    chosen = choose_evenly(paths, CALIBRATION_IMAGES)
+    views = [utils.load_plain_view(path, model.image_size) for path in chosen]
     for line in onnx_export.export(model, onnx, views, args.int8):
         if args.to_onnx or not line.startswith("saved"):
             print(line, flush=True)
+
+
+def choose_evenly(paths: Sequence[str], count: int) -> Sequence[str]:
+    """Return `count` of some paths, from beginning to end at equal distances; or all, if fewer."""
+    if len(paths) <= count:
+        return paths
+    return [paths[i * len(paths) // count] for i in range(count)]
 
 
 if __name__ == "__main__":

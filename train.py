@@ -157,7 +157,7 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
 
 def inputs_of(args: argparse.Namespace) -> list[str | None]:
     """List the files beside images that the command reads."""
-    return [args.weights, args.category_names, args.exclude, args.corrections]
+    return [args.weights, args.category_names, args.exclude, *(args.corrections or ())]
 
 
 def check_output_cat(output_cat: int | None, data: utils.DataFolder) -> None:

@@ -10,7 +10,7 @@ import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from flask import Flask, Response, abort, request, send_file
+from flask import Flask, Response, abort, request, send_from_directory
 from PIL import Image
 from werkzeug.exceptions import HTTPException
 
@@ -54,10 +54,11 @@ def create_app() -> Flask:
             abort(400, f"top_k: {error}")
         if request.content_length is None:  # which would be cut at MAX_BYTES
             abort(411, "the header Content-Length is missing")
-        files = [(file.filename or "image", file.read()) for file in request.files.getlist("image")]
-        files += [("image", request.data)] if request.data else []
+        files = [("image", request.get_data())]  # of any type: curl says that it is a form
+        if request.mimetype == "multipart/form-data":
+            files = [(f.filename or "image", f.read()) for f in request.files.getlist("image")]
         if not 0 < len(files) <= MAX_IMAGES:
-            abort(400, f"image: {len(files)} files; send 1 to {MAX_IMAGES}, or one as the body")
+            abort(400, f"image: {len(files)} files; send 1 to {MAX_IMAGES}")
         images = [predict_one(name, content, top_k) for name, content in files]
         status = 200 if any("error" not in image for image in images) else 400
         return {"model": digest, "images": images}, status
@@ -68,8 +69,7 @@ def create_app() -> Flask:
 
     @app.get("/")
     def page() -> Response:
-        file = path.with_suffix(".html")
-        return send_file(file) if file.exists() else abort(404)
+        return send_from_directory(path.parent, path.with_suffix(".html").name)
 
     @app.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> tuple[dict, int]:

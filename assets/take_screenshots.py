@@ -45,7 +45,7 @@ def main(labels: str, classifier: str, *images: str) -> None:
     paths = [str(Path(image).resolve()) for image in images]
     browser.find_element(By.ID, "choose").send_keys("\n".join(paths))
     WebDriverWait(browser, 120).until(
-        lambda _: len(browser.find_elements(By.CLASS_NAME, "result")) == len(images)
+        lambda _: len(browser.find_elements(By.CSS_SELECTOR, ".result ol")) == len(images)
     )
     save(browser, "classifier_page.png")
     browser.quit()

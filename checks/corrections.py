@@ -55,19 +55,41 @@ def exclude_listed(data: DataFolder, path: str) -> DataFolder:
     return data.without(excluded)
 
 
-def correct_labels(data: DataFolder, path: str) -> DataFolder:
-    """Return the data folder with the corrections of a file; no file of an image changes.
+def correct_labels(data: DataFolder, files: Sequence[str]) -> DataFolder:
+    """Return the data folder with the corrections of some files; no file of an image changes.
 
     Args:
-        path: a CSV file with the columns "path", and "category" or "action" (KEEP, EXCLUDE or
+        files: CSV files with the columns "path", and "category" or "action" (KEEP, EXCLUDE or
             RELABEL, which is the default). A path is relative to the data folder, or one that
-            exists. With a column "digest", the image has to be the one that was looked at.
+            exists. With a column "digest", the image has to be the one that was looked at. A later
+            file replaces what an earlier one says; its KEEP confirms it.
 
     Raises:
         UserError: see `read_rows`; or a row is not of this form, an image has changed, or none of
             the paths is an image of the data folder.
     """
     corrections: dict[str, _Correction] = {}  # by path
+    for file in files:
+        for path, correction in _read_corrections(data, file).items():
+            if correction.action != KEEP or path not in corrections:
+                corrections[path] = correction
+    counts = collections.Counter(correction.action for correction in corrections.values())
+    print(
+        f"--corrections: {counts[RELABEL]} images get another label, "
+        f"{counts[EXCLUDE]} are left out, {counts[KEEP]} are confirmed"
+    )
+    return _corrected(data, corrections)
+
+
+class _Correction(NamedTuple):
+    action: str
+    category: str
+    digest: str
+
+
+def _read_corrections(data: DataFolder, path: str) -> dict[str, _Correction]:
+    """Return the corrections of a file by the path of the image."""
+    corrections: dict[str, _Correction] = {}
     changed = []
     for row, image in _find_images(data, read_rows(path), f"--corrections {path}"):
         correction = _parse_correction(row, f"{path}: {row['path']}")
@@ -80,18 +102,7 @@ def correct_labels(data: DataFolder, path: str) -> DataFolder:
             f"--corrections {path}: {len(changed)} images have changed since they were looked at: "
             f"{shorten(changed)}; check the labels again, or delete these rows"
         )
-    counts = collections.Counter(correction.action for correction in corrections.values())
-    print(
-        f"--corrections {path}: {counts[RELABEL]} images get another label, "
-        f"{counts[EXCLUDE]} are left out, {counts[KEEP]} are confirmed"
-    )
-    return _corrected(data, corrections)
-
-
-class _Correction(NamedTuple):
-    action: str
-    category: str
-    digest: str
+    return corrections
 
 
 def _parse_correction(row: Row, name: str) -> _Correction:
@@ -131,9 +142,9 @@ def _corrected(data: DataFolder, corrections: Mapping[str, _Correction]) -> Data
     before = {category for split in data.categories.values() for category in split}
     after = {image.category for image in images}
     if after - before:
-        warn(f"--corrections: categories without a folder: {shorten(sorted(after - before))}")
+        print(f"--corrections: categories without a folder: {shorten(sorted(after - before))}")
     if before - after:
-        warn(f"--corrections: categories without images now: {shorten(sorted(before - after))}")
+        print(f"--corrections: categories without images now: {shorten(sorted(before - after))}")
     return replace(data, categories=categories, images=images)
 
 

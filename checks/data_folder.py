@@ -129,10 +129,12 @@ def print_counts(data: DataFolder) -> None:
     counts = data.counts()
     for split, categories in data.categories.items():
         sizes = sorted((counts[split, category], category) for category in categories)
-        line = (
-            f"{split:5}  {len(data.of(split)):7} images  {len(sizes):5} categories, "
-            f"of {sizes[0][0]} ({sizes[0][1]}) to {sizes[-1][0]} ({sizes[-1][1]})"
-        )
+        smallest, largest = sizes[0], sizes[-1]
+        line = f"{split:5}  {len(data.of(split)):7} images  {len(sizes):5} categories, "
+        if smallest[0] == largest[0]:
+            line += f"{smallest[0]} of each"
+        else:
+            line += f"from {smallest[0]} ({smallest[1]}) to {largest[0]} images ({largest[1]})"
         print(one_line(line))
 
 

@@ -90,7 +90,7 @@ def print_findings(findings: Iterable[Finding]) -> None:
         groups.setdefault((f.finding, cause), []).append(subject)
     for kind, cause in sorted(groups, key=_severity):
         examples = groups[kind, cause]
-        print(one_line(f"{kind}{cause}: {len(examples)}: {shorten(examples)}"))
+        print(one_line(f"{kind}{cause} ({len(examples)}): {shorten(examples)}"))
 
 
 def _severity(group: tuple[str, str]) -> tuple[int, int]:

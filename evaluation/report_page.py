@@ -17,7 +17,7 @@ from evaluation.metrics import (
     wilson_interval,
 )
 from system.files import escape
-from system.pages import write_page
+from system.pages import percent, write_page
 
 TEMPLATE = Path(__file__).with_name("report.html")
 MAX_IMAGES = 1000  # of incorrect predictions, and of correct ones as far as there is space
@@ -82,7 +82,7 @@ def write_report_page(
         "title": escape(title),
         "figures": [*_figures(labels, probs), *figures],
         "settings": [
-            (f"--{flag}", escape(str(value)))
+            (f"--{flag}", *map(escape, map(str, value if isinstance(value, list) else [value])))
             for flag, value in settings.items()
             if value is not None and value is not False
         ],
@@ -132,10 +132,10 @@ def _figures(labels: np.ndarray, probs: np.ndarray) -> list[tuple[str, str, str]
     return [
         (
             "accuracy",
-            f"{values['accuracy']:.1%}",
-            f"of {len(labels)} images; 95 % interval {low:.1%} to {high:.1%}",
+            percent(values["accuracy"]),
+            f"of {len(labels)} images; 95\u00a0% interval {percent(low)} to {percent(high)}",
         ),
-        ("top-5 accuracy", f"{values['top5_accuracy']:.1%}", "the label is among five categories"),
-        ("mean of the categories", f"{values['class_accuracy']:.1%}", "each counts as much"),
-        ("calibration error", f"{values['ece']:.1%}", "of the probabilities"),
+        ("top-5 accuracy", percent(values["top5_accuracy"]), "the label is among five categories"),
+        ("mean of the categories", percent(values["class_accuracy"]), "each counts as much"),
+        ("calibration error", percent(values["ece"]), "of the probabilities"),
     ]

@@ -102,7 +102,8 @@ def decode(file: BinaryIO, name: str | os.PathLike, min_side: int, report: Repor
     except OSError as error:
         raise UserError(f"{name}: cannot read it: {error.strerror or error}") from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: too large: {error}") from error
+        reason = str(error).partition(", could be")[0]  # a warning of Pillow's about attacks
+        raise UserError(f"{name}: too large: {reason}") from error
     except Exception as error:  # a decoder's error about a damaged file
         raise UserError(f"{name}: damaged image: {shorten([str(error)])}") from error
 

@@ -112,19 +112,23 @@ class OutputFile:
         """Raise UserError, which names a difference, if the results were made with others."""
         try:
             previous = json.loads(self.record.read_bytes())
-            differences = [
-                f"{flag} ({previous.get(flag)}, not {value})"
+            differences = {
+                flag: f"{flag} ({previous.get(flag)}, not {value})"
                 for flag, value in json.loads(self.settings).items()
                 if previous.get(flag) != value
-            ]
+            }
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(
                 f"--resume: {self.record}, which says how {self.path.name} was made, is missing or "
                 "damaged; leave out --resume to start from the beginning"
             ) from error
+        if "--checkpoint" in differences:  # others may follow from it
+            digest = str(previous.get("--checkpoint"))[:12]
+            differences = {"": f"--checkpoint, whose sha256 begins with {digest}"}
         if differences:
+            texts = ", another ".join(differences.values())
             raise UserError(
-                f"--resume: {self.path} was made with another {', another '.join(differences)}; "
+                f"--resume: {self.path} was made with another {texts}; "
                 "type that, or leave out --resume to start from the beginning"
             )
 

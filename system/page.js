@@ -10,4 +10,4 @@ function make(tag, properties = {}, ...children) {
 
 // Format a fraction; null is a value that does not exist, such as a share of no images.
 const percent = (value, digits = 1) =>
-  value === null ? "–" : `${(100 * value).toFixed(digits)} %`;
+  value === null ? "–" : `${(100 * value).toFixed(digits)}\u00a0%`;

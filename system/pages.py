@@ -47,6 +47,11 @@ def to_script(data: Any) -> str:
     return json.dumps(finite(data), allow_nan=False).replace("<", "\\u003c")
 
 
+def percent(fraction: float) -> str:
+    """Return a fraction as the pages show it, with a space at which no line breaks."""
+    return f"{100 * fraction:.1f}\u00a0%"
+
+
 def finite(data: Any) -> Any:
     """Return data for JSON with None for each number that is not finite, which JSON lacks."""
     if isinstance(data, dict):

@@ -36,7 +36,8 @@ def commands(page: Path) -> list[tuple[str, str, list[str]]]:
     runs = []
     for block in blocks(page.read_text(encoding="utf-8"), "sh"):
         for command in re.split(r"&&|\n", block):
-            script = next((name for name in PARSERS if f" {name} " in command), None)
+            is_run = re.search(r"\b(python|torchrun) ", command)
+            script = next((name for name in PARSERS if is_run and f" {name} " in command), None)
             if script:
                 words = shlex.split(command.rpartition("|")[2])
                 runs.append((command, script, words[words.index(script) + 1 :]))
@@ -64,9 +65,11 @@ def working_folder(tiny, tmp_path_factory) -> Path:
         shutil.copy(SAMPLE / "test" / "54" / "drawing_031.jpg", root / name)
     shutil.copy(ROOT / "cat_to_name.json", root)
     shutil.copy(ROOT / "assets" / "car.jpg", root / "assets")
-    with open(root / "corrections.csv", "w", newline="") as file:
-        rows = [("path", "action", "category"), (f"{categories[0]}/drawing_001.jpg", "exclude", "")]
-        csv.writer(file).writerows(rows)
+    for name in ("corrections.csv", "corrections2.csv"):
+        with open(root / name, "w", newline="") as file:
+            path = f"{categories[0]}/drawing_001.jpg"
+            rows = [("path", "action", "category"), (path, "exclude", "")]
+            csv.writer(file).writerows(rows)
     return root
 
 

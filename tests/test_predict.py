@@ -206,7 +206,8 @@ def test_an_image_of_no_category_is_reported(predict_image, noise, tmp_path, mon
     monkeypatch.setattr(predict, "save_figure", lambda figure, path: figures.append(figure))
     flags = ("--top_k", 4, "--plot", tmp_path / "a.png")
     done = predict_image(*flags, **{"--input": noise / "0.png"})
-    assert len(table_rows(done.stdout)) == 4  # the names are shown
+    table, _, saved = done.stdout.rpartition("saved ")
+    assert len(table_rows(table)) == 4 and saved == f"{tmp_path / 'a.png'}\n"
     assert re.search(r"none of the categories \(novelty 0\.00\d\d\): the names", done.stdout)
     assert "none of the categories" not in predict_image(*flags).stdout
     captions = [figure.axes[0].get_xlabel() for figure in figures]
@@ -373,7 +374,7 @@ def test_a_checkpoint_is_evaluated_as_after_training(call, checkpoint, images, t
     )
     assert (tmp_path / "confusion.png").stat().st_size > 1000
     assert (tmp_path / "report.html").read_text().count("data:image/jpeg;base64,") == 8
-    saved = f"saved {tmp_path / 'report.html'}\n"
+    saved = "".join(f"saved {tmp_path / name}\n" for name in ("confusion.png", "report.html"))
     assert call("predict.py", *flags, images / "test").stdout + saved == done.stdout
 
 
@@ -651,3 +652,11 @@ def test_a_line_of_a_list_that_is_no_path_is_one_unreadable_image(
     assert done.returncode == 1
     assert ["error" in result for result in results] == [False, True, False]
     assert "not a valid path" in results[1]["error"]
+
+
+def test_images_to_calibrate_on_are_chosen_from_all_categories():
+    paths = [str(number) for number in range(33)]
+    chosen = predict.choose_evenly(paths, 32)
+    assert len(set(chosen)) == 32 and chosen == sorted(chosen, key=int)
+    assert predict.choose_evenly(paths, 3) == ["0", "11", "22"]
+    assert predict.choose_evenly(paths[:3], 32) == ["0", "1", "2"]

@@ -217,7 +217,7 @@ def test_unusual_names_go_through_a_complete_training(own_images, train_own, cal
     assert {category for *_, category in table_rows(done.stdout)} == {"b", "line break \\udcff"}
     done, _ = train_own("--check", tmp_path / "report.csv")
     assert done.returncode == 0
-    assert re.search(r"^unreadable, not an image.*: 1: .*break \\udcff.jpg$", done.stdout, re.M)
+    assert re.search(r"^unreadable, not an image.* \(1\): .*break \\udcff.jpg$", done.stdout, re.M)
 
 
 # ---------------------------------------------------------------- names

@@ -89,8 +89,10 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--corrections",
+        action="extend",
+        nargs="+",
         metavar="FILE.csv",
-        help="correct labels by the table that the page of --check_labels saved",
+        help="correct labels by the tables that pages of --check_labels saved",
     )
     add(
         "--exclude",

@@ -30,7 +30,7 @@ from system.arguments import VERSION
 from system.files import save_figure, write_atomically, write_csv
 from system.messages import one_line
 from system.outputs import Output, lock_path, path_beside
-from system.pages import finite
+from system.pages import finite, percent
 from training.features import Settings
 from training.fitting import Evaluation
 from utils import SPLITS, DataFolder, embed_images, load_image, thumbnail
@@ -158,7 +158,7 @@ def write_training_page(path: Path, training: Training) -> None:
         path,
         title=f"Training on {data.root}",
         figures=[
-            ("unusual images", "–" if math.isnan(unusual) else f"{unusual:.1%}", "of test"),
+            ("unusual images", "–" if math.isnan(unusual) else percent(unusual), "of test"),
             ("data", f"{len(data.images)} images", counts),
             ("time", f"{training.seconds:.0f} s", f"Image Classifier {VERSION}"),
         ],

@@ -127,6 +127,8 @@ class UnfinishedRun:
             return
         if resume:
             warn(f"--resume: nothing to resume in {self.folder}: starting from the beginning")
+        elif self.path.exists():
+            warn(f"discarded an interrupted training, which --resume continues: {self.folder}")
         self.remove()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,7 @@ def correct(root, tmp_path, text):
     """Apply a table to a data folder; returns split, category and path of its images."""
     table = tmp_path / "corrections.csv"
     table.write_text(text)
-    data = correct_labels(list_images(root), str(table))
+    data = correct_labels(list_images(root), [str(table)])
     return data, [(image.category, image.path) for image in data.images]
 
 
@@ -93,8 +93,25 @@ def test_labels_may_come_from_a_table_alone(own_images, tmp_path, capsys):
     text = "path,category\ntrain/a/train_0.jpg,c\ntrain/a/train_1.jpg,b\nvalid/a/valid_0.jpg,b\n"
     data, _ = correct(own_images, tmp_path, text + "test/a/test_0.jpg,c\n")
     assert data.categories == {"train": ["b", "c"], "valid": ["b"], "test": ["b", "c"]}
-    assert "categories without a folder: c" in (warnings := capsys.readouterr().err)
-    assert "categories without images now: a" in warnings
+    assert "categories without a folder: c" in (lines := capsys.readouterr().out)
+    assert "categories without images now: a" in lines
+
+
+def test_a_later_file_replaces_what_an_earlier_one_says_and_its_keep_confirms_it(
+    own_images, tmp_path
+):
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    rows = "train/a/train_0.jpg,relabel,b\ntrain/a/train_1.jpg,relabel,b\n"
+    first.write_text(f"path,action,category\n{rows}train/b/train_0.jpg,keep,\n")
+    rows = "train/a/train_0.jpg,keep,\ntrain/a/train_1.jpg,exclude,\n"
+    second.write_text(f"path,action,category\n{rows}train/b/train_0.jpg,relabel,a\n")
+    data = correct_labels(list_images(own_images), [str(first), str(second)])
+    labels = {image.path: image.category for image in data.images if image.split == "train"}
+    assert labels == {
+        "train/a/train_0.jpg": "b",
+        "train/b/train_0.jpg": "a",
+        "train/b/train_1.jpg": "b",
+    }
 
 
 @pytest.mark.parametrize(

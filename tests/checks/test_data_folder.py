@@ -84,9 +84,9 @@ def test_check_reports_and_trains_nothing(tiny, call, own_images, tmp_path):
     table = tmp_path / "report.csv"
     done = call("train.py", "--data_dir", own_images, "--arch", tiny, "--check", table)
     assert_error(done, "training would refuse it: train has no category 'rose', but valid has")
-    assert re.search(r"train +5 images +2 categories, of 2 \(b\) to 3 \(a\)", done.stdout)
-    assert "unknown category: 1: valid/rose (not in train)" in done.stdout
-    assert re.search(r"unreadable, not an image.*: 1: train/a/broken.jpg", done.stdout)
+    assert re.search(r"train +5 images +2 categories, from 2 \(b\) to 3 images \(a\)", done.stdout)
+    assert "unknown category (1): valid/rose (not in train)" in done.stdout
+    assert re.search(r"unreadable, not an image.* \(1\): train/a/broken.jpg", done.stdout)
     pattern = r"features: 13 views in about (\S+) seconds on this machine"
     seconds = re.search(pattern, done.stdout)[1]
     assert float(seconds) > 0
@@ -114,7 +114,7 @@ def test_check_without_a_file_prints_only(tiny, call, own_images, tmp_path, monk
     flags = ("--arch", tiny, "--image_size", 96, "--check")
     done = call("train.py", "--data_dir", own_images, *flags)
     assert done.returncode == 0 and done.stderr == ""
-    assert "below 96 pixels: 8: train/a/train_0.jpg (100 x 90), " in done.stdout
+    assert "below 96 pixels (8): train/a/train_0.jpg (100 x 90), " in done.stdout
     assert "\nto train: --output_cat 2\n" in done.stdout
     assert done.stdout.endswith("\nto list all findings: --check FILE.csv\n")
     assert sorted(os.listdir(tmp_path)) == ["own images"]

@@ -19,8 +19,8 @@ def test_each_kind_has_a_line_with_the_first_ones(capsys):
     findings.insert(1, Finding("empty category", "train", "b\nc", detail="no image"))
     print_findings(findings)
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "empty category: 1: train/b c (no image)"
-    assert second.startswith("long: 7: train/a/0.jpg (900 x 20), train/a/1.jpg (900 x 20), ")
+    assert first == "empty category (1): train/b c (no image)"
+    assert second.startswith("long (7): train/a/0.jpg (900 x 20), train/a/1.jpg (900 x 20), ")
     assert second.count("900 x 20") == 5 and second.endswith(", ...")
 
 
@@ -36,12 +36,12 @@ def test_findings_are_grouped_by_their_cause_the_worst_first(capsys):
     print_findings(findings)
     *lines, last = capsys.readouterr().out.splitlines()
     assert lines == [
-        "unreadable, an HEIC image: 2: a.heic, c.heic",
-        "unreadable, empty: 1: b.jpg",
-        "duplicate in another category: 1: z.jpg (y.jpg)",
-        "duplicate in another split: 1: x.jpg (y.jpg)",
+        "unreadable, an HEIC image (2): a.heic, c.heic",
+        "unreadable, empty (1): b.jpg",
+        "duplicate in another category (1): z.jpg (y.jpg)",
+        "duplicate in another split (1): x.jpg (y.jpg)",
     ]
-    assert last.startswith("duplicate: 13: 0.jpg (copy 0)")
+    assert last.startswith("duplicate (13): 0.jpg (copy 0)")
 
 
 def test_a_table_has_what_a_finding_has(tmp_path):

@@ -263,7 +263,8 @@ def test_a_label_that_is_predicted_is_never_suspect():
 
 def test_a_suspect_label_has_both_names_and_probabilities():
     first, second = suspects_of(IMAGES, PROBS, LABELS)
-    assert first[:5] == ("suspect label", "train", "a", "3.jpg", "rose 0.0%, tulip 98.0%")
+    detail = "label rose 0.0%, predicted tulip 98.0%"
+    assert first[:5] == ("suspect label", "train", "a", "3.jpg", detail)
     assert (first.rank, first.suggested, first.probability) == (1, "b", 0)
     assert first.suggested_probability == pytest.approx(0.98)
     assert (second.path, second.rank, second.suggested) == ("2.jpg", 2, "c")

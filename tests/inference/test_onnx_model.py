@@ -500,8 +500,9 @@ def test_the_server_predicts_what_is_uploaded(server, small, tmp_path):
         assert one["probability"] == pytest.approx(two.probability, abs=1e-3)
     assert second == {"path": "a.jpg", "error": "not an image, but a text file"}
     assert "127.0.0.1: a.jpg: not an image, but a text file" in log.read_text()
-    _, other = post(f"{url}/predict?top_k=2", png_of_view())  # as the body
-    assert other["images"][0]["predictions"] == first["predictions"]
+    for kind in ("image/png", "application/x-www-form-urlencoded"):  # the latter by curl
+        _, other = post(f"{url}/predict?top_k=2", png_of_view(), kind)
+        assert other["images"][0]["predictions"] == first["predictions"]
 
 
 def test_the_server_refuses_in_json_and_in_its_log(server):

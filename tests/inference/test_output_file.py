@@ -173,7 +173,10 @@ def test_an_output_that_was_made_with_other_settings_is_not_continued(tmp_path):
     other = SETTINGS | {"--means": [0.5, 0.5, 0.5], "--checkpoint": "other"}
     with pytest.raises(UserError) as error:
         OutputFile(str(path), True, other).__enter__()
-    assert "another --checkpoint (sha256, not other), another --means ([0" in str(error.value)
+    assert "another --checkpoint, whose sha256 begins with sha256; type that" in str(error.value)
+    other = SETTINGS | {"--means": [0.5, 0.5, 0.5], "--x": 1}
+    with pytest.raises(UserError, match=r"another --means \(\[0.* another --x \(None, not 1\)"):
+        OutputFile(str(path), True, other).__enter__()
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
