@@ -8,8 +8,8 @@
 
 The checkpoint is what train.py wrote, or an ONNX file of --to_onnx, which needs
 no torch. Predictions go to standard output or a file, messages to standard
-error. The exit status is 1 if an image could not be read, and 2 after any other
-error. docs/prediction.md says more.
+error. The exit status is 1 if one of many images could not be read, and 2 after
+any other error. docs/prediction.md says more.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds

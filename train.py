@@ -5,10 +5,11 @@
     python train.py --data_dir flowers --output_cat 102 --check_labels labels.csv
     torchrun --nproc_per_node=2 train.py --data_dir flowers --output_cat 102
 
-The folder has train, valid and test, each with one sub-folder of images for
-each category. The images go through a frozen ImageNet VGG once; a new head is
-then fitted on the resulting features. Its probabilities are calibrated on
-valid, and it is evaluated once on test. docs/training.md says more.
+The folder has one sub-folder of images for each category, or train, valid and
+test with these sub-folders. The images go through a frozen ImageNet VGG once; a
+new head is then fitted on the resulting features. Its probabilities are
+calibrated on valid, and it is evaluated once on test. docs/training.md says
+more.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds

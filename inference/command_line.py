@@ -182,7 +182,12 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags about this machine."""
     add = parser.add_argument_group("machine").add_argument
-    add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu is CUDA, or MPS of Apple")
+    add(
+        "--device",
+        choices=["cpu", "gpu"],
+        default="cpu",
+        help="gpu: one of NVIDIA (CUDA) or Apple (MPS)",
+    )
     add(
         "--precision",
         choices=devices.PRECISIONS,

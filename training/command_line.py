@@ -135,8 +135,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
     )
     views = (
         "views of each training image: 1 plain, 2 also mirrored, more: random crops "
-        f"(default: 2 with fewer than {FEW_IMAGES} training images for each category, "
-        "else 1)"
+        f"(default: 2 with fewer than {FEW_IMAGES} training images per category, else 1)"
     )
     add("--views", type=whole_number(1, 1000), metavar="N", help=views)
     add(
@@ -196,7 +195,7 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         default=64,
         metavar="N",
-        help="regions of images in a step",
+        help="regions (parts) of images in a step",
     )
     add(
         "--final",
@@ -215,7 +214,12 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags about this machine."""
     add = parser.add_argument_group("machine").add_argument
-    add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu is CUDA, or MPS of Apple")
+    add(
+        "--device",
+        choices=["cpu", "gpu"],
+        default="cpu",
+        help="gpu: one of NVIDIA (CUDA) or Apple (MPS)",
+    )
     add("--precision", choices=devices.PRECISIONS, default="auto", help=devices.PRECISION_HELP)
     add(
         "--workers",
