@@ -110,7 +110,7 @@ def check_data_folder(
     if train:
         seconds = count * seconds_per_view(arch, data.root, train, settings)
         seconds = float(f"{seconds:.2g}")  # two significant digits
-    print(f"features: {count} views in about {seconds:.10g} seconds on this machine")
+    print(f"features: {count} views in about {seconds:.10g} seconds, if none are stored")
     findings.append(Finding("seconds", detail=f"{seconds:.10g}"))
     if table:
         write_findings(table, findings)

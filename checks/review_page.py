@@ -18,6 +18,11 @@ from utils import DataFolder, ImageFile, decode_image
 
 TEMPLATE = Path(__file__).with_name("review.html")
 KINDS = ("duplicate", "suspect label", "near-duplicate", "outlier")  # in the order of the page
+HINTS = {
+    "suspect label": "The numbers are probabilities, by a network that did not see the image.",
+    "near-duplicate": "A distance of 0 is an equal image; unrelated images have about 1.4.",
+    "outlier": "A low novelty means that the image resembles none of the categories.",
+}
 MAX_ITEMS = 500  # of a kind
 SIDE = 320  # pixels of an image's longer side
 
@@ -53,7 +58,7 @@ def write_review_page(
                     "rank": rank,
                     "count": min(len(of_kind), MAX_ITEMS),
                     "images": [images.setdefault(path, len(images)) for path in paths],
-                    "detail": escape(finding.detail),
+                    "detail": f"{escape(finding.detail)}. {HINTS.get(kind, '')}",
                     "guesses": [index[guess] for guess in guesses if guess],
                 }
             )

@@ -82,7 +82,7 @@ def test_every_command_runs_in_the_order_of_the_pages(working_folder, call, tiny
                 continue
             if script == "train.py":
                 arguments += ["--arch", tiny, "--weights", "none", "--workers", "0"]
-            for name in ("names.csv", "names.json", "sorted"):  # of another page
+            for name in ("names.csv", "names.json", "sorted", "by_category"):  # of another page
                 path = working_folder / name
                 shutil.rmtree(path, ignore_errors=True)
                 path.unlink(missing_ok=True)

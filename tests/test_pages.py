@@ -126,12 +126,14 @@ def saved_corrections(browser) -> tuple[Path, list[list[str]]]:
     path.unlink(missing_ok=True)
     click(browser, "Save")
     wait_for(path.exists)
+    assert text_of(browser, "count") == "corrections.csv is among your downloads"
     with open(path, newline="", encoding="utf-8") as file:
         return path, list(csv.reader(file))
 
 
 def test_labels_are_corrected_by_keys_and_training_takes_the_file(reviewed, browser):
     assert text_of(browser, "count") == "0 of 5 decided"
+    assert not browser.driver.find_element("id", "save").is_enabled()
     assert browser.driver.find_element("tag name", "figcaption").text.startswith("Label: </script>")
     press(browser, "r2xk1k")  # the second one has no second guess
     assert text_of(browser, "count") == "5 of 5 decided: save them now"
