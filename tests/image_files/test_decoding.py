@@ -252,7 +252,7 @@ def test_a_decompression_bomb_is_refused(tmp_path):
     png = path.read_bytes()
     header = chunk(b"IHDR", struct.pack(">II", 100_000, 100_000) + png[24:29])
     path.write_bytes(png[:8] + header + png[33:])
-    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: too large: "):
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: too large: .* pixels$"):
         read(path)
 
 

@@ -82,13 +82,16 @@ def test_states_are_not_written_more_often_than_the_interval(checkpoint, monkeyp
     assert states_of(checkpoint) == {1: {"epoch": 3}}
 
 
-def test_without_resume_a_run_starts_from_the_beginning(checkpoint, monkeypatch):
+def test_without_resume_a_run_starts_from_the_beginning_and_says_so(
+    checkpoint, monkeypatch, capsys
+):
     monkeypatch.setattr(resume, "SAVE_INTERVAL", 0)
     start_run(checkpoint, state={"epoch": 1})
     (checkpoint.parent / "model.pth.unfinished" / "0123456789abcdef").mkdir()  # of --no_cache
     run = UnfinishedRun(checkpoint, ARGUMENTS, INPUTS, False)
     assert run.states == {}
     assert sorted(path.name for path in run.folder.iterdir()) == ["images.json", "state.pth"]
+    assert "discarded an interrupted training" in capsys.readouterr().err
 
 
 def test_other_arguments_are_named(checkpoint):
