@@ -154,6 +154,12 @@ MUTATIONS = [
     Mutation("checks/corrections.py", "digest_of_file(file) == correction.digest", "True"),
     Mutation("inference/sorting.py", "or best.is_unusual else", "else"),
     Mutation("inference/sorting.py", "            self.is_first = False\n", ""),
+    Mutation(
+        "checks/corrections.py", "correction.action != KEEP or path not in", "True or path in"
+    ),
+    Mutation("assets/serve_example.py", "request.get_data())", "request.data)"),
+    Mutation("training/resume.py", "elif self.path.exists():", "elif False:"),
+    Mutation("checks/review.html", "?? [current, null]", "?? [0, null]"),
 ]
 
 
