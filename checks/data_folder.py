@@ -129,7 +129,8 @@ def print_counts(data: DataFolder) -> None:
     counts = data.counts()
     for split, categories in data.categories.items():
         sizes = sorted((counts[split, category], category) for category in categories)
-        smallest, largest = sizes[0], sizes[-1]
+        smallest = sizes[0]
+        largest = sizes[-1]
         line = f"{split:5}  {len(data.of(split)):7} images  {len(sizes):5} categories, "
         if smallest[0] == largest[0]:
             line += f"{smallest[0]} of each"
