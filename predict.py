@@ -445,8 +445,7 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
         novelty=novelty,
         min_novelty=min_novelty,
     )
-    unusual = percent(float(np.mean(novelty < min_novelty)))
-    figures = [("unusual images", unusual, "resemble none of the categories")]
+    figures = [unusual_figure("unusual images", novelty, min_novelty)]
     if args.unknown:
         unknown = items[len(labeled) :]
         unknown_probs, unknown_novelty = results.stack(unknown, f"--unknown {args.unknown[0]}")
@@ -457,8 +456,7 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
             unknown_novelty=unknown_novelty,
             min_novelty=min_novelty,
         )
-        unusual = percent(float(np.mean(unknown_novelty < min_novelty)))
-        figures.append(("images of --unknown", unusual, "resemble none of the categories"))
+        figures.append(unusual_figure("images of --unknown", unknown_novelty, min_novelty))
     for line in lines:
         print(one_line(line))
     if args.plot:
@@ -470,6 +468,12 @@ def evaluate(model: Predictor, args: argparse.Namespace) -> int:
         files = [item.path for item in known if item.probs is not None]
         write_report(args, files=files, labels=labels, probs=probs, names=names, figures=figures)
     return sum(item.probs is None for item in items)
+
+
+def unusual_figure(label: str, novelty: np.ndarray, min_novelty: float) -> tuple[str, str, str]:
+    """Return a figure of the report: the share of images with a novelty (N,) below a limit."""
+    share = float(np.mean(novelty < min_novelty))
+    return label, percent(share), "resemble none of the categories"
 
 
 def write_report(

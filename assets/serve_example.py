@@ -23,7 +23,6 @@ from system.arguments import VERSION, whole_number
 from system.files import sha256_of
 from system.messages import UserError, one_line
 
-MAX_BYTES = 50_000_000  # of a request
 MAX_IMAGES = 16  # of a request
 
 
@@ -34,7 +33,7 @@ def create_app() -> Flask:
     digest = sha256_of(path)
     Image.MAX_IMAGE_PIXELS = 25_000_000  # Pillow refuses images of more than twice as many
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = 50_000_000  # bytes of a request
 
     def predict_one(name: str, content: bytes, top_k: int) -> dict:
         try:
@@ -52,11 +51,12 @@ def create_app() -> Flask:
             top_k = whole_number(1)(request.args.get("top_k", "3"))
         except ArgumentTypeError as error:
             abort(400, f"top_k: {error}")
-        if request.content_length is None:  # which would be cut at MAX_BYTES
+        if request.content_length is None:  # which would be cut at MAX_CONTENT_LENGTH
             abort(411, "the header Content-Length is missing")
-        files = [("image", request.get_data())]  # of any type: curl says that it is a form
         if request.mimetype == "multipart/form-data":
             files = [(f.filename or "image", f.read()) for f in request.files.getlist("image")]
+        else:  # of any type: curl says that the body is a form
+            files = [("image", request.get_data())]
         if not 0 < len(files) <= MAX_IMAGES:
             abort(400, f"image: {len(files)} files; send 1 to {MAX_IMAGES}")
         images = [predict_one(name, content, top_k) for name, content in files]

@@ -199,8 +199,9 @@ def suspect_findings(
         second, third, *_ = [*(categories[other] for other in others), "", ""]
         prob = probs[row, label].item()
         suggested_prob = probs[row, suggested].item()
-        detail = f"label {names[label]} {prob:.1%}, predicted {names[suggested]} "
-        detail += f"{suggested_prob:.1%}"
+        detail = (
+            f"label {names[label]} {prob:.1%}, predicted {names[suggested]} {suggested_prob:.1%}"
+        )
         finding = finding_of("suspect label", images[row], detail)._replace(
             rank=rank,
             probability=prob,

@@ -17,8 +17,8 @@ from system.workers import map_ahead
 from utils import DataFolder, ImageFile, decode_image
 
 TEMPLATE = Path(__file__).with_name("review.html")
-KINDS = ("duplicate", "suspect label", "near-duplicate", "outlier")  # in the order of the page
-HINTS = {
+KINDS = {  # in the order of the page, with what it says about the numbers of a finding
+    "duplicate": "",
     "suspect label": "The numbers are probabilities, by a network that did not see the image.",
     "near-duplicate": "A distance of 0 is an equal image; unrelated images have about 1.4.",
     "outlier": "A low novelty means that the image resembles none of the categories.",
@@ -58,7 +58,7 @@ def write_review_page(
                     "rank": rank,
                     "count": min(len(of_kind), MAX_ITEMS),
                     "images": [images.setdefault(path, len(images)) for path in paths],
-                    "detail": f"{escape(finding.detail)}. {HINTS.get(kind, '')}",
+                    "detail": f"{escape(finding.detail)}. {KINDS[kind]}",
                     "guesses": [index[guess] for guess in guesses if guess],
                 }
             )

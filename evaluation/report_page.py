@@ -82,7 +82,7 @@ def write_report_page(
         "title": escape(title),
         "figures": [*_figures(labels, probs), *figures],
         "settings": [
-            (f"--{flag}", *map(escape, map(str, value if isinstance(value, list) else [value])))
+            _format_flag(flag, value)
             for flag, value in settings.items()
             if value is not None and value is not False
         ],
@@ -102,6 +102,12 @@ def write_report_page(
         ],
     }
     write_page(path, TEMPLATE, page)
+
+
+def _format_flag(flag: str, value: Any) -> str:
+    """Return a flag as it is typed: "--corrections a.csv b.csv"."""
+    values = value if isinstance(value, list) else [value]
+    return escape(" ".join([f"--{flag}", *map(str, values)]))
 
 
 def _describe(file: str, label: int, probs: np.ndarray, url: str) -> dict[str, Any]:

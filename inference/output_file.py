@@ -113,7 +113,7 @@ class OutputFile:
         try:
             previous = json.loads(self.record.read_bytes())
             differences = {
-                flag: f"{flag} ({previous.get(flag)}, not {value})"
+                flag: (previous.get(flag), value)
                 for flag, value in json.loads(self.settings).items()
                 if previous.get(flag) != value
             }
@@ -123,12 +123,13 @@ class OutputFile:
                 "damaged; leave out --resume to start from the beginning"
             ) from error
         if "--checkpoint" in differences:  # others may follow from it
-            digest = str(previous.get("--checkpoint"))[:12]
-            differences = {"": f"--checkpoint, whose sha256 begins with {digest}"}
-        if differences:
-            texts = ", another ".join(differences.values())
+            digest = str(differences["--checkpoint"][0])[:12]
+            texts = [f"--checkpoint, whose sha256 begins with {digest}"]
+        else:
+            texts = [f"{flag} ({old}, not {new})" for flag, (old, new) in differences.items()]
+        if texts:
             raise UserError(
-                f"--resume: {self.path} was made with another {texts}; "
+                f"--resume: {self.path} was made with another {', another '.join(texts)}; "
                 "type that, or leave out --resume to start from the beginning"
             )
 
