@@ -150,6 +150,7 @@ MUTATIONS = [
     Mutation("inference/classifier.html", 'fillStyle = "white"', 'fillStyle = "black"'),
     Mutation("checks/review.html", "relabel: 1, exclude: 2", "relabel: 1, exclude: -1"),
     Mutation("checks/review.html", "localStorage.setItem(STORE", "(STORE"),
+    Mutation("checks/review.html", "requestAnimationFrame(() => {", "[0].map(() => {"),
     Mutation("evaluation/report_page.py", '"count": int(count)}', '"count": 1}'),
     Mutation("checks/corrections.py", "digest_of_file(file) == correction.digest", "True"),
     Mutation("inference/sorting.py", "or best.is_unusual else", "else"),

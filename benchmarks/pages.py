@@ -90,8 +90,11 @@ def change_labels(source: Path, target: Path, seed: int) -> dict[str, str]:
 def review(browser: webdriver.Chrome, page: Path, truth: dict[str, str]) -> dict[str, int]:
     """Decide about all findings of a page by its buttons; returns how many of each decision."""
     browser.get(f"file://{page}")
+    ready = WebDriverWait(browser, TIMEOUT)
+    ready.until(lambda page: page.find_element(By.ID, "title").text)
     browser.execute_script("localStorage.clear()")
     browser.refresh()
+    ready.until(lambda page: page.find_element(By.ID, "title").text)
     items = browser.execute_script("return DATA.items")
     images = browser.execute_script(
         "return DATA.images.map(({ path, label }) => ({ path, label }))"

@@ -115,9 +115,16 @@ def reviewed(tmp_path, browser) -> Path:
     ]
     write_review_page(tmp_path / "labels.html", data, findings, {"x": HOSTILE})
     browser.driver.get(f"file://{tmp_path}/labels.html")
+    wait_for(lambda: text_of(browser, "title"))
     browser.driver.execute_script("localStorage.clear()")
-    browser.driver.refresh()
+    reload(browser)
     return root
+
+
+def reload(browser) -> None:
+    """Load the page again, and wait for its decisions, which it reads after its first frame."""
+    browser.driver.refresh()
+    wait_for(lambda: text_of(browser, "title"))
 
 
 def saved_corrections(browser) -> tuple[Path, list[list[str]]]:
@@ -162,7 +169,7 @@ def test_labels_are_corrected_by_clicks_and_decisions_survive_a_reload(reviewed,
     select.find_element("xpath", "option[.='y']").click()  # of the third one
     click(browser, "Near-duplicates")
     click(browser, "2 Leave out 2")
-    browser.driver.refresh()
+    reload(browser)
     assert text_of(browser, "count") == "3 of 5 decided"
     assert text_of(browser, "title") == "Suspect labels: 2 of 3"  # the first that is open
     click(browser, "Near-duplicates")
@@ -180,6 +187,28 @@ def test_labels_are_corrected_by_clicks_and_decisions_survive_a_reload(reviewed,
     ]
 
 
+def test_nothing_is_read_or_stored_before_the_first_frame(reviewed, browser):
+    # Chromium answers such a page on the disk with an empty store, and forgets what it stores,
+    # at one reload of 5 on a busy machine.
+    script = """
+        let early = true;
+        requestAnimationFrame(() => (early = false));
+        for (const name of ["getItem", "setItem"]) {
+            const original = Storage.prototype[name];
+            Storage.prototype[name] = function (...arguments) {
+                console.assert(!early, "before the first frame");
+                window.used = true;
+                return original.apply(this, arguments);
+            };
+        }"""
+    command = "Page.addScriptToEvaluateOnNewDocument"
+    identifier = browser.driver.execute_cdp_cmd(command, {"source": script})
+    reload(browser)
+    browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", identifier)
+    assert browser.driver.execute_script("return window.used")
+    assert browser.driver.get_log("browser") == []
+
+
 def test_a_decision_is_about_the_content_of_an_image(reviewed, browser):
     press(browser, "x")
     assert text_of(browser, "count") == "1 of 5 decided"
@@ -187,14 +216,14 @@ def test_a_decision_is_about_the_content_of_an_image(reviewed, browser):
     data = utils.read_images(utils.list_images(reviewed))
     suspect = Finding("suspect label", "train", "x", "x/a\n.jpg", suggested="z")
     write_review_page(reviewed.parent / "labels.html", data, [suspect], {})
-    browser.driver.refresh()
+    reload(browser)
     assert text_of(browser, "count") == "0 of 1 decided"
 
 
 def test_a_page_without_findings_says_so(reviewed, browser):
     data = utils.read_images(utils.list_images(reviewed))
     write_review_page(reviewed.parent / "labels.html", data, [], {})
-    browser.driver.refresh()
+    reload(browser)
     assert text_of(browser, "title").startswith("Nothing to review")
 
 
