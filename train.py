@@ -40,7 +40,7 @@ from checks.galleries import galleries, outputs_of, write_galleries
 from image_files.names import name_categories
 from image_files.oxford102 import NUM_CATEGORIES, download_oxford102
 from system import devices, scripts
-from system.messages import UserError, is_first_process, shorten, warn
+from system.messages import UserError, counted, is_first_process, shorten, warn
 from system.outputs import (
     Output,
     check_no_input_below,
@@ -137,7 +137,8 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     )
     model.save_checkpoint(path, classifier)
     if failures:
-        print(f"{len(failures)} images could not be read and were left out; {table} lists them")
+        left_out = counted(len(failures), "image is", "images are")
+        print(f"{left_out} unreadable and left out: see {table}")
     print(report.format_results(path, evaluation), flush=True)
     if not args.no_report:
         training = report.Training(

@@ -26,7 +26,7 @@ from image_files.folders import images_below, is_no_image, scan_folder
 from image_files.names import look_alikes
 from image_files.splits import divide
 from system.devices import available_cores
-from system.messages import UserError, progress, shorten, warn
+from system.messages import UserError, counted, progress, shorten, warn
 from system.pages import MAX_PAGE, data_url
 from system.workers import map_ahead
 
@@ -158,7 +158,8 @@ def list_images(data_dir: str | os.PathLike) -> DataFolder:
     with_images = {image.category for image in images}
     empty = {category for split in paths for category in paths[split]} - with_images
     if empty and with_images:
-        warn(f"{root}: {len(empty)} folders without images are ignored: {shorten(sorted(empty))}")
+        ignored = counted(len(empty), "folder is", "folders are")
+        warn(f"{root}: {ignored} ignored, without images: {shorten(sorted(empty))}")
     categories = {split: [c for c in paths[split] if c in with_images] for split in paths}
     return DataFolder(str(data_dir), categories, images)
 
@@ -179,7 +180,8 @@ def _check_others(root: Path, splits: Iterable[str], others: Sequence[str]) -> N
             "categories, rename them"
         )
     if others:
-        warn(f"{root}: {len(others)} folders beside the splits are ignored: {shorten(others)}")
+        ignored = counted(len(others), "folder is", "folders are")
+        warn(f"{root}: {ignored} ignored, beside the splits: {shorten(others)}")
 
 
 def _check_level(root: Path, categories: dict[str, list[str]]) -> None:
@@ -239,8 +241,8 @@ def _warn_of_files(folder: Path, files: Sequence[str]) -> None:
     files = [name for name in files if not is_no_image(name)]
     if files:
         warn(
-            f"{folder}: {len(files)} files outside of the category folders are ignored: "
-            f"{shorten(files)}"
+            f"{folder}: {counted(len(files), 'file is', 'files are')} ignored, outside of the "
+            f"category folders: {shorten(files)}"
         )
 
 
@@ -304,7 +306,8 @@ def check_categories(data: DataFolder) -> None:
     for split in SPLITS:
         absent = [name for name in data.categories["train"] if not counts[split, name]]
         if absent:
-            warn(f"{data.root}: {split} lacks {len(absent)} categories: {shorten(absent)}")
+            lacking = counted(len(absent), "category", "categories")
+            warn(f"{data.root}: {split} lacks {lacking}: {shorten(absent)}")
     for group, difference in look_alikes(data.categories["train"]):
         warn(f"{data.root}: the categories {shorten(map(repr, group))} differ only in {difference}")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from image_files.digests import digest_of_file
 from system.files import check_regular_file, escape
-from system.messages import UserError, shorten, warn
+from system.messages import UserError, counted, shorten, warn
 from utils import SPLITS, DataFolder, ImageFile
 
 # Findings for which an image may be left out of a training.
@@ -48,7 +48,7 @@ def exclude_listed(data: DataFolder, path: str) -> DataFolder:
         excluded[image.path] = row.get("finding", "")
     counts = collections.Counter(filter(None, excluded.values()))
     kinds = ", ".join(f"{count} {finding}" for finding, count in counts.most_common())
-    line = f"--exclude {path}: {len(excluded)} images are left out"
+    line = f"--exclude {path}: {counted(len(excluded), 'image is', 'images are')} left out"
     if kinds:
         line += f" ({kinds})"
     print(line)
@@ -75,8 +75,9 @@ def correct_labels(data: DataFolder, files: Sequence[str]) -> DataFolder:
                 corrections[path] = correction
     counts = collections.Counter(correction.action for correction in corrections.values())
     print(
-        f"--corrections: {counts[RELABEL]} images get another label, "
-        f"{counts[EXCLUDE]} are left out, {counts[KEEP]} are confirmed"
+        f"--corrections: {counted(counts[RELABEL], 'image gets', 'images get')} another label, "
+        f"{counted(counts[EXCLUDE], 'is', 'are')} left out, "
+        f"{counted(counts[KEEP], 'is', 'are')} confirmed"
     )
     return _corrected(data, corrections)
 
@@ -99,8 +100,9 @@ def _read_corrections(data: DataFolder, path: str) -> dict[str, _Correction]:
             changed.append(image.path)
     if changed:
         raise UserError(
-            f"--corrections {path}: {len(changed)} images have changed since they were looked at: "
-            f"{shorten(changed)}; check the labels again, or delete these rows"
+            f"--corrections {path}: the content of {counted(len(changed), 'image', 'images')} has "
+            f"changed since the decision: {shorten(changed)}; check the labels again, or delete "
+            "these rows"
         )
     return corrections
 
@@ -171,7 +173,8 @@ def _find_images(data: DataFolder, rows: Sequence[Row], flag: str) -> list[tuple
     if not pairs:
         raise UserError(f"{flag}: has no image of {data.root}: {shorten(unknown)}")
     if unknown:
-        warn(f"{flag}: {len(unknown)} paths are no images: {shorten(unknown)}")
+        of_no_image = counted(len(unknown), "path is", "paths are")
+        warn(f"{flag}: {of_no_image} of no image: {shorten(unknown)}")
     return pairs
 
 

@@ -14,7 +14,7 @@ from checks.findings import (
 )
 from image_files.decoding import open_file, open_image
 from image_files.names import look_alikes
-from system.messages import UserError, one_line, shorten, warn
+from system.messages import UserError, counted, one_line, shorten, warn
 from training.features import Settings, seconds_per_view
 from utils import (
     DataFolder,
@@ -57,13 +57,13 @@ def warn_of_copies(data: DataFolder) -> None:
             conflicts.append(line)
     if leaks:
         warn(
-            f"{data.root}: {len(leaks)} images are in two splits: the reported accuracy will be "
-            f"too high: {shorten(leaks)}"
+            f"{data.root}: {counted(len(leaks), 'image is', 'images are')} in two splits: the "
+            f"reported accuracy will be too high: {shorten(leaks)}"
         )
     if conflicts:
         warn(
-            f"{data.root}: {len(conflicts)} images are in two categories; one of the labels is "
-            f"incorrect: {shorten(conflicts)}"
+            f"{data.root}: {counted(len(conflicts), 'image is', 'images are')} in two categories; "
+            f"one of the labels is incorrect: {shorten(conflicts)}"
         )
 
 
@@ -117,7 +117,7 @@ def check_data_folder(
         print(one_line(f"saved {table}"))
     problems = list(find_problems(readable))
     if strict and errors:
-        problems.append(f"{len(errors)} images cannot be read (--strict)")
+        problems.append(f"{counted(len(errors), 'image', 'images')} cannot be read (--strict)")
     if problems:
         raise UserError(f"{data.root}: training would refuse it: {'; '.join(problems[:5])}")
     print(f"to train: --output_cat {len(data.class_to_idx)}")

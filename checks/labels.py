@@ -20,7 +20,7 @@ from checks.near_duplicates import Batches, Pairs, connect, embed, find_pairs
 from image_files.names import display_names
 from model import Head
 from networks.novelty import NOVELTY_LIMIT
-from system.messages import UserError, shorten, warn
+from system.messages import UserError, counted, shorten, warn
 from training import fitting
 from training.sampling import divide_into_folds, in_several_folds
 from utils import DataFolder, ImageFile
@@ -55,9 +55,9 @@ def warn_of_near_duplicates(data: DataFolder, averages: Batches) -> None:
             leaks.setdefault(image.path, f"{image.path} ({original.path})")
     if leaks:
         warn(
-            f"{data.root}: {len(leaks)} images of valid and test are near-duplicates of images of "
-            f"train: the reported accuracy will be too high: {shorten(leaks.values(), 3)}; "
-            "--check_labels lists all"
+            f"{data.root}: {counted(len(leaks), 'near-duplicate', 'near-duplicates')} of images of "
+            f"train in valid and test: the reported accuracy will be too high: "
+            f"{shorten(leaks.values(), 3)}; --check_labels lists all"
         )
 
 
@@ -98,7 +98,8 @@ def check_labels(
     )
     count = int((~result.is_valid).sum())
     if count:
-        print(f"{count} labels cannot be checked: their categories have no different images")
+        unchecked = counted(count, "label", "labels")
+        print(f"{unchecked} cannot be checked: too few different images in the category")
     rows = result.is_valid.nonzero()[:, 0]
     categories = list(data.class_to_idx)
     issues = suspect_findings(

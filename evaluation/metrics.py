@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evaluation.calibration import calibration_error, log_softmax
+from system.messages import counted
 
 
 @np.errstate(all="ignore")  # a training that diverges gives logits that are not finite
@@ -145,7 +146,8 @@ def format_evaluation(
     predictions = probs.argmax(1)
     results = metrics(np.log(probs.clip(1e-30)), labels)
     lines = [
-        f"{len(labels)} images of {len(np.unique(labels))} categories: accuracy "
+        f"{counted(len(labels), 'image', 'images')} of "
+        f"{counted(len(np.unique(labels)), 'category', 'categories')}: accuracy "
         f"{results['accuracy']:.1%}, top-5 {results['top5_accuracy']:.1%}, mean of the "
         f"categories {results['class_accuracy']:.1%}, calibration error {results['ece']:.1%}"
     ]

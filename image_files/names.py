@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from system.files import check_regular_file
-from system.messages import UserError, one_line, shorten, warn
+from system.messages import UserError, counted, one_line, shorten, warn
 
 CATEGORY_NAMES = "cat_to_name.json"  # the default file of category names
 
@@ -73,10 +73,12 @@ def name_categories(categories: Sequence[str], path: str | None) -> dict[str, st
         print("names: those of the folders")
     unnamed = [category for category in categories if category not in names]
     if unnamed and (named or path):
-        warn(f"{file}: has no name for {len(unnamed)} categories: {shorten(unnamed)}")
+        without_name = counted(len(unnamed), "category", "categories")
+        warn(f"{file}: has no name for {without_name}: {shorten(unnamed)}")
     unused = [category for category in names if category not in named]
     if unused and path:
-        warn(f"{file}: {len(unused)} names fit no category: {shorten(unused)}")
+        fitting_none = counted(len(unused), "name fits", "names fit")
+        warn(f"{file}: {fitting_none} no category: {shorten(unused)}")
     for name, group in same_names(named).items():
         warn(f"{file}: {shorten(group)} have the same name, {name!r}")
     return {category: names.get(category, category) for category in categories}

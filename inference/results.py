@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from inference.predictor import Predictor, Probabilities
-from system.messages import UserError, one_line
+from system.messages import UserError, counted, one_line
 
 BAR_LENGTH = 20  # characters, of a probability of 1
 UNKNOWN = "unknown"  # the name of a prediction that is not made
@@ -133,11 +133,11 @@ class Summary:
         self.unknown += best.is_unknown
 
     def __str__(self) -> str:
-        counts = [f"{self.predicted} images predicted"]
+        counts = [f"{counted(self.predicted, 'image', 'images')} predicted"]
         if self.unusual:
             limit = f"novelty below {self.novelty_limit:g}"
-            counts.append(f"{self.unusual} resemble no category ({limit})")
+            counts.append(f"{counted(self.unusual, 'resembles', 'resemble')} no category ({limit})")
         if self.unknown:
-            counts.append(f"{self.unknown} are {UNKNOWN}")
+            counts.append(f"{counted(self.unknown, 'is', 'are')} {UNKNOWN}")
         counts.append(f"{self.unreadable} could not be read")
         return ", ".join(counts)

@@ -31,6 +31,11 @@ def one_line(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda c: ascii(c[0])[1:-1], text)
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number with the words that go with it: "1 image is" or "2 images are"."""
+    return f"{number} {one if number == 1 else many}"
+
+
 def shorten(words: Iterable[str], limit: int = 5) -> str:
     """Return the first `limit` words of a list that may be long, separated by commas."""
     words = list(words)

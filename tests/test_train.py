@@ -172,7 +172,7 @@ def test_a_broken_image_is_left_out_and_named(own_images, train_own):
     assert done.stderr.index("broken two.jpg") < done.stderr.index("features: ")
     assert "(2 images)" in done.stdout  # the test split has 3 files
     table = path.with_suffix(".unreadable.csv")
-    assert f"2 images could not be read and were left out; {table} lists them" in done.stdout
+    assert f"2 images are unreadable and left out: see {table}" in done.stdout
     with open(table, newline="") as file:
         assert list(csv.reader(file)) == [
             ["path", "reason"],

@@ -214,8 +214,8 @@ def test_images_outside_of_the_categories_are_counted_and_named(own_images, caps
     utils.list_images(own_images)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and all(line.startswith("warning: ") for line in lines)
-    assert lines[0].endswith("own images: 1 folders beside the splits are ignored: extra")
-    where = "1 files outside of the category folders are ignored"
+    assert lines[0].endswith("own images: 1 folder is ignored, beside the splits: extra")
+    where = "1 file is ignored, outside of the category folders"
     assert lines[1].endswith(f"own images: {where}: top.jpg")
     assert lines[2].endswith(f"train: {where}: beside.jpg")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from networks.checkpoint_files import load_torch, save_torch
 from system.files import TEMPORARY, write_atomically
-from system.messages import UserError, shorten, warn
+from system.messages import UserError, counted, shorten, warn
 
 INPUTS_FILE = "images.json"
 STATE_FILE = "state.pth"
@@ -168,9 +168,9 @@ class UnfinishedRun:
                 differences.append(f"{path} has changed")
         if differences:
             raise UserError(
-                f"--resume: {len(differences)} images differ from those of the interrupted run: "
-                f"{shorten(differences)}; undo this, or leave out --resume to start from the "
-                "beginning"
+                f"--resume: {counted(len(differences), 'image differs', 'images differ')} from "
+                f"those of the interrupted run: {shorten(differences)}; undo this, or leave out "
+                "--resume to start from the beginning"
             )
 
     def check_features(self, digest: str) -> None:

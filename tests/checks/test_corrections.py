@@ -85,7 +85,7 @@ def test_images_get_another_label_or_are_left_out_and_no_file_moves(own_images, 
         ("b", "test/b/test_0.jpg"),
     ]
     assert data.labels("train") == [0, 1, 1]
-    assert "1 images get another label, 1 are left out, 1 are confirmed" in capsys.readouterr().out
+    assert "1 image gets another label, 1 is left out, 1 is confirmed" in capsys.readouterr().out
     assert before == sorted(path for path in own_images.rglob("*"))
 
 
@@ -122,7 +122,7 @@ def test_a_later_file_replaces_what_an_earlier_one_says_and_its_keep_confirms_it
         ("train/a/train_0.jpg,delete,,", "action 'delete' is not keep, exclude or relabel"),
         (
             "train/a/train_0.jpg,exclude,,0123",
-            "1 images have changed since .*: train/a/train_0.jpg",
+            "the content of 1 image has changed since .*: train/a/train_0.jpg",
         ),
         ("train/a/train_0.jpg,keep,,\ntrain/a/train_0.jpg,exclude,,", "two rows say different"),
         ("train/a/gone.jpg,exclude,,", "has no image of"),

@@ -135,7 +135,7 @@ def test_labels_of_single_images_cannot_be_checked(check, painted, tmp_path):
         shutil.copy(painted / split / "red" / "0.png", root / split / "red")
     done, rows = check(root=root)
     assert done.returncode == 0, done.stderr
-    assert "labels cannot be checked: their categories have no different images" in done.stdout
+    assert "labels cannot be checked: too few different images in the category" in done.stdout
     assert not [r for r in of_kind(rows, "suspect label") if r["category"] == "green"]
 
 
@@ -171,10 +171,10 @@ def test_a_training_warns_of_near_duplicates_and_of_copies_once(train, painted, 
     shutil.copy(root / "train" / "red" / "3.png", root / "test" / "red" / "same.png")
     done, _ = train(root=root)
     [near] = [line for line in done.stderr.splitlines() if "near-duplicates" in line]
-    words = "are near-duplicates of images of train: the reported accuracy will be too high: "
-    assert f"{words}{TWIN} ({ORIGINAL})" in near
+    words = "near-duplicates of images of train in valid and test: the reported accuracy will be "
+    assert f"{words}too high: {TWIN} ({ORIGINAL})" in near
     [copies] = [line for line in done.stderr.splitlines() if "same.png" in line]
-    assert "1 images are in two splits" in copies
+    assert "1 image is in two splits" in copies
 
 
 def test_the_images_of_a_list_are_left_out_as_if_they_were_not_there(train, painted, tmp_path):
@@ -200,8 +200,8 @@ def test_paths_that_are_no_images_are_reported(train, tmp_path):
     table.write_text(f"path\n{WRONG}\ntrain/red/gone.png\n")
     done, _ = train("--exclude", table)
     assert done.returncode == 0
-    assert f"--exclude {table}: 1 paths are no images: train/red/gone.png" in done.stderr
-    assert "1 images are left out" in done.stdout
+    assert f"--exclude {table}: 1 path is of no image: train/red/gone.png" in done.stderr
+    assert "1 image is left out" in done.stdout
     table.write_text("path\ntrain/red/gone.png\n")
     assert_error(train("--exclude", table)[0], f"--exclude {table}: has no image of", "gone.png")
 

@@ -98,7 +98,7 @@ def test_categories_have_the_names_of_the_working_folders_file_as_far_as_it_has_
     assert name_categories(["1", "2"], None) == {"1": "rose", "2": "2"}
     output, error = capsys.readouterr()
     assert output == f"names: {CATEGORY_NAMES}, 1 = rose\n"
-    assert error == f"warning: {CATEGORY_NAMES}: has no name for 1 categories: 2\n"
+    assert error == f"warning: {CATEGORY_NAMES}: has no name for 1 category: 2\n"
     assert name_categories(["a"], None) == {"a": "a"}  # the file is for other categories
     output, error = capsys.readouterr()
     assert output == f"names: those of the folders; {CATEGORY_NAMES} has none of them\n"

@@ -80,10 +80,10 @@ def test_a_summary_counts_results():
     summary = results.Summary(LIMIT)
     for result in EXAMPLES:
         summary.add(result)
-    assert str(summary) == "5 images predicted, 1 are unknown, 1 could not be read"
+    assert str(summary) == "5 images predicted, 1 is unknown, 1 could not be read"
     summary.add(Result("b.jpg", [Prediction("unknown", "unknown", 0.9, 0.001, True)]))
     assert str(summary) == (
-        "6 images predicted, 1 resemble no category (novelty below 0.0078125), 1 are unknown, "
+        "6 images predicted, 1 resembles no category (novelty below 0.0078125), 1 is unknown, "
         "1 could not be read"
     )
 
