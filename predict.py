@@ -381,19 +381,22 @@ def predict_many(model: Predictor, args: argparse.Namespace) -> int:
     if args.output:
         settings = {f"--{name}": vars(args)[name] for name in SETTINGS}
         settings |= model.settings() | {"--checkpoint": sha256_of(args.checkpoint)}
+        settings["--sort_into"] = args.sort_into and os.path.realpath(args.sort_into)
+        settings["--sort_by"] = args.sort_into and args.sort_by
+        output = output_file.OutputFile(args.output, args.resume, settings, args.overwrite)
         sorter = None
         if args.sort_into:
             is_link = args.sort_by == "link"
-            sorter = Sorter(args.sort_into, model.categories, is_link, args.resume)
-        with output_file.OutputFile(args.output, args.resume, settings, args.overwrite) as output:
+            reserved = [os.path.basename(written.path) for written in list_outputs(args)]
+            sorter = Sorter(args.sort_into, model.categories, is_link, output.resume, reserved)
+            paths = sorter.outside(paths)
+        with output:
             count = output.done.total()
             if count:
                 already = f", {count} were in {args.output} already"
             missing: Iterable[str] = output.missing(paths)
             if "-" not in args.input:  # a list that may have no end
                 missing = list(missing)
-                if sorter:
-                    sorter.check_inputs(missing)
             stream = predict_all(missing)
             if sorter:
                 stream = sorter.sort(stream)
@@ -402,6 +405,7 @@ def predict_many(model: Predictor, args: argparse.Namespace) -> int:
             elif not args.quiet:
                 stream = show_progress(stream, count, missing)
             output.write(stream)
+            summary.unreadable = output.unreadable  # also those of the run that is resumed
     else:
         stream = print_results(predict_all(paths), args.format or "table")
         collections.deque(stream, maxlen=0)

@@ -53,7 +53,9 @@ class OutputFile:
         overwrite: discard the results of an interrupted run, which are an error otherwise.
 
     Attributes:
+        resume: whether there are results to continue.
         done: how often each path is in it already.
+        unreadable: number of errors among all results, when they are written.
 
     Raises:
         UserError: it cannot be written, another process writes it, or it exists and is no output;
@@ -68,9 +70,10 @@ class OutputFile:
         self.record = _record_path(self.path)
         self.format_name = format_of(path)
         self.settings = json.dumps(settings, indent=1)
-        self.resume = resume
+        self.resume = resume and (self.partial.exists() or self.path.exists())
         self.overwrite = overwrite
         self.done: collections.Counter[str] = collections.Counter()
+        self.unreadable = 0
 
     def __enter__(self) -> OutputFile:
         with contextlib.ExitStack() as stack:
@@ -93,7 +96,7 @@ class OutputFile:
             raise IsADirectoryError(0, "is a folder")
         if self.path.exists():
             _check_beginning(self.path, self.format_name)
-        if self.resume and (self.partial.exists() or self.path.exists()):
+        if self.resume:
             self._check_settings()
             if not self.partial.exists():
                 write_atomically(self.partial, self._copy_complete)
@@ -191,8 +194,8 @@ class OutputFile:
         text = io.TextIOWrapper(file, **BYTES_PRESERVED)
         with open(self.partial, encoding="ascii") as partial:
             results = FILE_FORMATS[PARTIAL].read(partial)
-            for _ in FILE_FORMATS[self.format_name].write(results, text):
-                pass
+            written = FILE_FORMATS[self.format_name].write(results, text)
+            self.unreadable = sum(bool(result.error) for result in written)
         text.detach()  # writes what is buffered
 
     def _cannot_write(self, error: OSError) -> UserError:
