@@ -23,6 +23,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -35,7 +36,7 @@ import model
 import utils
 from checks import data_folder, labels, review_page
 from checks.corrections import correct_labels, exclude_listed
-from checks.findings import Finding, write_findings, write_unreadable
+from checks.findings import MEASURES, Finding, write_findings, write_unreadable
 from checks.galleries import galleries, outputs_of, write_galleries
 from image_files.names import name_categories
 from image_files.oxford102 import NUM_CATEGORIES, download_oxford102
@@ -174,7 +175,8 @@ def check_output_cat(output_cat: int | None, data: utils.DataFolder) -> None:
     """
     num_classes = len(data.class_to_idx)
     folders = list(data.categories)
-    output_cat = enough_outputs(output_cat, num_classes, data.root)
+    found = f"{data.root} has {num_classes} categories ({shorten(data.class_to_idx, 10)})"
+    output_cat = enough_outputs(output_cat, num_classes, found)
     if output_cat > num_classes and output_cat == len(folders):
         raise UserError(
             f"--output_cat {output_cat}: {data.root} has {num_classes} categories in "
@@ -188,14 +190,15 @@ def check_output_cat(output_cat: int | None, data: utils.DataFolder) -> None:
         )
 
 
-def enough_outputs(output_cat: int | None, num_classes: int, data_dir: str) -> int:
-    """Return --output_cat; raises UserError, which says what to type, if it is missing or small."""
+def enough_outputs(output_cat: int | None, num_classes: int, found: str) -> int:
+    """Return --output_cat; raises UserError, which says what to type, if it is missing or small.
+
+    Args:
+        found: for the error: where so many categories are.
+    """
     if output_cat is None or output_cat < num_classes:
         value = "is missing" if output_cat is None else output_cat
-        raise UserError(
-            f"--output_cat {value}: {data_dir} has {num_classes} categories; "
-            f"type --output_cat {num_classes}"
-        )
+        raise UserError(f"--output_cat {value}: {found}; type --output_cat {num_classes}")
     return output_cat
 
 
@@ -206,7 +209,8 @@ def list_images(args: argparse.Namespace) -> utils.DataFolder:
     """
     if args.download:
         if args.output_cat is None and not os.path.exists(args.data_dir):  # before a long download
-            enough_outputs(args.output_cat, NUM_CATEGORIES, args.data_dir)
+            found = f"{args.data_dir} will have {NUM_CATEGORIES} categories"
+            enough_outputs(args.output_cat, NUM_CATEGORIES, found)
         download_oxford102(args.data_dir, args.split)
     data = utils.list_images(args.data_dir)
     if args.exclude:
@@ -360,7 +364,9 @@ def check(args: argparse.Namespace, settings: Settings) -> None:
             page = review_page.output_of(table).path
             review_page.write_review_page(page, data, findings, names)
             print(f"saved {page}; open it in a browser to decide about the findings")
-    if not table:
+    if all(finding.finding in MEASURES for finding in findings):
+        print("no problems found")
+    elif not table:
         print(f"to list all findings: {flag} FILE.csv")
 
 
@@ -391,4 +397,6 @@ def check_labels(
 
 
 if __name__ == "__main__":
-    scripts.run_script(main, "train.py", "; the same command with --resume continues from there")
+    is_check = any(word.startswith("--check") for word in sys.argv)
+    hint = "" if is_check else "; the same command with --resume continues from there"
+    scripts.run_script(main, "train.py", hint)

@@ -1,8 +1,4 @@
-"""A web server that predicts uploaded images; docs/deployment.md says more.
-
-MODEL=flowers.onnx gunicorn --pythonpath assets --timeout 20 'serve_example:create_app()'
-curl -F image=@one.jpg -F image=@two.jpg 'http://127.0.0.1:8000/predict?top_k=5'
-"""
+"""A web server that predicts uploaded images; docs/deployment.md says how to start it."""
 
 import io
 import os
@@ -10,7 +6,7 @@ import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from flask import Flask, Response, abort, request, send_from_directory
+from flask import Flask, Response, abort, request, send_file
 from PIL import Image
 from werkzeug.exceptions import HTTPException
 
@@ -28,6 +24,9 @@ MAX_IMAGES = 16  # of a request
 
 def create_app() -> Flask:
     """Return the server of the checkpoint or ONNX file that the variable MODEL names."""
+    if "MODEL" not in os.environ:
+        print("set MODEL to an ONNX file", file=sys.stderr)
+        sys.exit(4)  # which ends gunicorn, too
     path = Path(os.environ["MODEL"]).resolve()
     model = load_predictor(path)
     digest = sha256_of(path)
@@ -69,7 +68,9 @@ def create_app() -> Flask:
 
     @app.get("/")
     def page() -> Response:
-        return send_from_directory(path.parent, path.with_suffix(".html").name)
+        if not path.with_suffix(".html").exists():
+            abort(404, f"there is no {path.stem}.html beside {path.name}")
+        return send_file(path.with_suffix(".html"))
 
     @app.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> tuple[dict, int]:

@@ -3,6 +3,7 @@
 import codecs
 import collections
 import csv
+import functools
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from image_files.digests import digest_of_file
 from system.files import check_regular_file, escape
-from system.messages import UserError, counted, shorten, warn
+from system.messages import UserError, counted, one_line, shorten, warn
 from utils import SPLITS, DataFolder, ImageFile
 
 # Findings for which an image may be left out of a training.
@@ -65,15 +66,19 @@ def correct_labels(data: DataFolder, files: Sequence[str]) -> DataFolder:
             file replaces what an earlier one says; its KEEP confirms it.
 
     Raises:
-        UserError: see `read_rows`; or a row is not of this form, an image has changed, or none of
-            the paths is an image of the data folder.
+        UserError: see `read_rows`; or a file is a table of findings, a row is not of this form, an
+            image has changed, or none of the paths is an image of the data folder.
     """
     corrections: dict[str, _Correction] = {}  # by path
     for file in files:
         for path, correction in _read_corrections(data, file).items():
             if correction.action != KEEP or path not in corrections:
                 corrections[path] = correction
-    counts = collections.Counter(correction.action for correction in corrections.values())
+    labels = {image.path: image.category for image in data.images}
+    counts = collections.Counter(
+        KEEP if (action, category) == (RELABEL, labels[path]) else action
+        for path, (action, category, _) in corrections.items()
+    )
     print(
         f"--corrections: {counted(counts[RELABEL], 'image gets', 'images get')} another label, "
         f"{counted(counts[EXCLUDE], 'is', 'are')} left out, "
@@ -92,7 +97,13 @@ def _read_corrections(data: DataFolder, path: str) -> dict[str, _Correction]:
     """Return the corrections of a file by the path of the image."""
     corrections: dict[str, _Correction] = {}
     changed = []
-    for row, image in _find_images(data, read_rows(path), f"--corrections {path}"):
+    rows = read_rows(path)
+    if "finding" in rows[0]:
+        raise UserError(
+            f"--corrections {path}: a table of findings, whose labels are the present ones; name "
+            "the corrections.csv that labels.html saves, or use --exclude"
+        )
+    for row, image in _find_images(data, rows, f"--corrections {path}"):
         correction = _parse_correction(row, f"{path}: {row['path']}")
         if corrections.setdefault(image.path, correction) != correction:
             raise UserError(f"{path}: {row['path']}: two rows say different things; delete one")
@@ -144,9 +155,11 @@ def _corrected(data: DataFolder, corrections: Mapping[str, _Correction]) -> Data
     before = {category for split in data.categories.values() for category in split}
     after = {image.category for image in images}
     if after - before:
-        print(f"--corrections: categories without a folder: {shorten(sorted(after - before))}")
+        new = shorten(sorted(after - before))
+        print(one_line(f"--corrections: categories without a folder: {new}"))
     if before - after:
-        print(f"--corrections: categories without images now: {shorten(sorted(before - after))}")
+        empty = shorten(sorted(before - after))
+        print(one_line(f"--corrections: categories without images now: {empty}"))
     return replace(data, categories=categories, images=images)
 
 
@@ -154,35 +167,37 @@ def _corrected(data: DataFolder, corrections: Mapping[str, _Correction]) -> Data
 
 
 def _find_images(data: DataFolder, rows: Sequence[Row], flag: str) -> list[tuple[Row, ImageFile]]:
-    """Return each row with the image of its path; paths of no image are warned of.
+    """Return each row with the image of its path; rows that name no image are warned of.
+
+    If two category folders are links to one folder, a path may name an image of each.
 
     Raises:
         UserError: there is no image of the data folder among them.
     """
-    images = {escape(image.path): image for image in data.images}
-    root = os.path.realpath(data.root)
+    real_folder = functools.cache(os.path.realpath)
+
+    def resolve(path: str) -> str:
+        folder, name = os.path.split(path)
+        return escape(os.path.join(real_folder(folder), name))  # a link to a file stays one
+
+    relative = {escape(image.path): [image] for image in data.images}
+    resolved = collections.defaultdict(list)
+    for image in data.images:
+        resolved[resolve(os.path.join(data.root, image.path))].append(image)
     pairs = []
     unknown = []
     for row in rows:
         path = row["path"]
-        image = images.get(path) or images.get(_relative_to(root, path))
-        if image is None:
+        found = relative.get(path) or resolved.get(resolve(path), [])
+        pairs += [(row, image) for image in found]
+        if not found:
             unknown.append(path)
-        else:
-            pairs.append((row, image))
     if not pairs:
         raise UserError(f"{flag}: has no image of {data.root}: {shorten(unknown)}")
     if unknown:
-        of_no_image = counted(len(unknown), "path is", "paths are")
-        warn(f"{flag}: {of_no_image} of no image: {shorten(unknown)}")
+        rows_name = counted(len(unknown), "row names", "rows name")
+        warn(f"{flag}: {rows_name} no image of {data.root}: {shorten(unknown)}")
     return pairs
-
-
-def _relative_to(root: str, path: str) -> str:
-    """Return the path of a file relative to a data folder's real path, as its images have them."""
-    folder = os.path.realpath(os.path.dirname(path))  # a link stays one
-    file = os.path.join(folder, os.path.basename(path))
-    return escape(Path(os.path.relpath(file, root)).as_posix())
 
 
 def read_rows(path: str | os.PathLike) -> list[Row]:
@@ -207,7 +222,8 @@ def read_rows(path: str | os.PathLike) -> list[Row]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: its encoding is not UTF-8: save it as UTF-8") from error
     except csv.Error as error:
-        raise UserError(f"{path}: not a CSV file: {error}") from error
+        reason = f"{error}; is a quotation mark missing?"
+        raise UserError(f"{path}: not a CSV file: {reason}") from error
     if not rows:
         raise UserError(f"{path}: no path in it")
     return rows
@@ -220,7 +236,7 @@ def _parse_rows(text: str) -> list[Row]:
         columns = [column.strip().lower() for column in columns]
         if "path" in columns:
             file = io.StringIO(text, newline="")
-            rows = csv.DictReader(file, columns, delimiter=delimiter, restval="")
+            rows = csv.DictReader(file, columns, delimiter=delimiter, restval="", strict=True)
             next(rows)  # the header
             return [row for row in rows if row["path"]]
     separator = "\0" if "\0" in text else "\n"

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from checks.findings import (
+    MEASURES,
     Finding,
     compare,
     find_copies,
@@ -101,7 +102,7 @@ def check_data_folder(
     """
     data, findings = inspect_images(data, settings.image_size)
     print_counts(data)
-    print_findings(finding for finding in findings if finding.finding != "images")
+    print_findings(finding for finding in findings if finding.finding not in MEASURES)
     errors = data.errors()
     readable = data.without(errors)
     train = readable.paths("train")
@@ -128,10 +129,10 @@ def print_counts(data: DataFolder) -> None:
     """Print the number of images of each split, and of its smallest and its largest category."""
     counts = data.counts()
     for split, categories in data.categories.items():
-        sizes = sorted((counts[split, category], category) for category in categories)
+        sizes = sorted((counts[split, category], category) for category in categories) or [(0, "")]
         smallest = sizes[0]
         largest = sizes[-1]
-        line = f"{split:5}  {len(data.of(split)):7} images  {len(sizes):5} categories, "
+        line = f"{split:5}  {len(data.of(split)):7} images  {len(categories):5} categories, "
         if smallest[0] == largest[0]:
             line += f"{smallest[0]} of each"
         else:

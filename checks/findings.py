@@ -11,6 +11,7 @@ from system.messages import one_line, shorten
 from utils import ImageFile
 
 WORST_FIRST = ("unknown category", "empty category", "unreadable", "duplicate", "look-alike")
+MEASURES = ("images", "seconds", "accuracy", "standard error")  # which are no problems
 ELSEWHERE = ("in another split and category", "in another category", "in another split")
 
 

@@ -27,14 +27,14 @@ IGNORED_FOLDERS = (
     "__macosx",
     "__pycache__",
 )
-IGNORED_ENDINGS = (
+UNFINISHED = ".unfinished"  # the ending of the folder of an interrupted training
+IGNORED_ENDINGS = (  # of files
     "thumbs.db",
     "desktop.ini",
     "icon\r",  # of macOS: an empty file
     ".partial",
     ".settings",
     ".lock",
-    ".unfinished",
 )
 # Endings of files that are listed, and are no images.
 IGNORED_SUFFIXES = (
@@ -58,7 +58,8 @@ def scan_folder(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     folders: list[str] = []
     files: list[str] = []
     for name, is_folder in sorted(entries):
-        if name.lower() in IGNORED_FOLDERS or name.lower().endswith(IGNORED_ENDINGS):
+        endings = UNFINISHED if is_folder else IGNORED_ENDINGS
+        if name.lower() in IGNORED_FOLDERS or name.lower().endswith(endings):
             continue
         if is_folder:
             folders.append(name)

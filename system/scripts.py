@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from types import FrameType, ModuleType
+from types import FrameType, ModuleType, TracebackType
 
 from system.messages import UserError, is_first_process, one_line
 
@@ -22,6 +22,8 @@ SIGNALS = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated"}  # and what t
 
 def prepare(name: str) -> None:
     """Open the standard streams that are closed, and end with one line on Ctrl-C and SIGTERM.
+
+    A package that is missing gives one line, too.
 
     The first file that a program opens would otherwise get the number of a closed stream, and
     everything that is printed to that stream would go into the file.
@@ -51,6 +53,17 @@ def prepare(name: str) -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in the background of a shell
             signal.signal(number, stop)
+
+    def explain(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, ModuleNotFoundError):
+            remedy = "activate the virtual environment, or pip install -r requirements.txt"
+            print(f"{name}: error: {error}: {remedy}", file=sys.stderr)
+            sys.exit(2)
+        sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = explain
 
 
 def run_script(main: Callable[[], object], name: str, hint: str = "") -> None:

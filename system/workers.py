@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,7 +51,7 @@ def load_ahead(
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=collate,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_follow_parent,
             generator=torch.Generator(),  # so that torch's global one does not change
         )
         batches = iter(loader)
@@ -68,12 +71,24 @@ def failed_worker_is_an_error() -> Iterator[None]:
         raise UserError(f"a process that decodes images has failed: {reason}; {remedy}") from error
 
 
-def _ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which all processes get, to the process that started this one."""
+def _follow_parent(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which all processes get, to the parent process, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # The thread that shares tensors would print a traceback if its connection is then closed.
     sys.excepthook = lambda *_: None
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however that ended.
+
+    torch would wait until somebody reads the batches that are still in the pipe.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def map_ahead(

@@ -404,7 +404,7 @@ def test_images_are_predicted_one_after_the_other(classifier, open_classifier, t
         assert shown == [[p.name, f"{100 * p.probability:.1f} %"] for p in likely]
         assert ("resembles none" in result.text) == predictions[0].is_unusual
     assert ranked[1][0].is_unusual and "<img src=x>.jpg" in last.text
-    assert "scan.tiff: this browser cannot read it" in unreadable.text
+    assert "scan.tiff: it is damaged, or this browser" in unreadable.text
 
 
 def test_without_a_runtime_the_page_loads_one_version_of_it(classifier, tmp_path):

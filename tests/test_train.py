@@ -263,7 +263,7 @@ def test_spare_outputs_are_warned_of_and_never_predicted(train_tiny, call, image
 @pytest.mark.parametrize("flags", [[], ["--output_cat", 3]])
 def test_a_missing_or_too_small_number_of_outputs_is_an_error_with_advice(call, images, flags):
     done = call("train.py", "--data_dir", images, *flags)
-    assert_error(done, "--output_cat", "4 categories", "type --output_cat 4")
+    assert_error(done, "--output_cat", "4 categories (1, 10, 2, x y); type --output_cat 4")
 
 
 def test_a_number_of_outputs_that_means_the_folders_of_the_splits_is_an_error(train_own):

@@ -1,5 +1,7 @@
 """checks.corrections: --exclude and --corrections, and the tables and lists that they read."""
 
+import os
+
 import pytest
 
 from checks.corrections import correct_labels, exclude_listed, read_rows
@@ -38,6 +40,7 @@ def test_paths_are_read_from_tables_of_spreadsheets_and_from_lists(tmp_path, tex
         (b"finding,path\nseconds,\n", "no path in it"),
         (b"\n \n", "no path in it"),
         (b"path,x\n" + b"a" * 200_000, "not a CSV file"),
+        (b'path,x\na.jpg,"5 inch\nb.jpg,x\n', "not a CSV file: .*a quotation mark missing"),
     ],
 )
 def test_a_file_without_paths_is_a_users_error(tmp_path, content, words):
@@ -52,6 +55,28 @@ def test_rows_that_are_no_reason_to_leave_an_image_out_are_refused(tmp_path, ima
     path.write_text("finding,path\nsuspect label,a.jpg\nmode,b.jpg\nlong,c.jpg\nmode,d.jpg\n")
     with pytest.raises(UserError, match="no reason to leave .*: 2 mode, 1 long; delete these rows"):
         exclude_listed(list_images(images), path)
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no links")
+def test_an_image_of_a_linked_category_is_found_by_any_of_its_paths(
+    own_images, tmp_path, monkeypatch
+):
+    train = own_images / "train"
+    (train / "b").rename(tmp_path / "disk")
+    (train / "b").symlink_to("../../disk")
+    (train / "c").symlink_to("../../disk")
+    monkeypatch.chdir(tmp_path)
+    paths = {
+        "train/b/train_0.jpg": ["train/b/train_0.jpg"],
+        f"{own_images.name}/train/a/train_0.jpg": ["train/a/train_0.jpg"],
+        str(train / "c" / "train_1.jpg"): ["train/b/train_1.jpg", "train/c/train_1.jpg"],
+        "disk/train_0.jpg": ["train/b/train_0.jpg", "train/c/train_0.jpg"],
+    }
+    for path, expected in paths.items():
+        (tmp_path / "list.txt").write_text(path)
+        data = list_images(own_images)
+        left = exclude_listed(data, "list.txt").all_paths()
+        assert [name for name in data.all_paths() if name not in left] == expected
 
 
 # ---------------------------------------------------------------- corrections
@@ -95,6 +120,30 @@ def test_labels_may_come_from_a_table_alone(own_images, tmp_path, capsys):
     assert data.categories == {"train": ["b", "c"], "valid": ["b"], "test": ["b", "c"]}
     assert "categories without a folder: c" in (lines := capsys.readouterr().out)
     assert "categories without images now: a" in lines
+
+
+def test_a_label_that_an_image_has_is_confirmed(own_images, tmp_path, capsys):
+    rows = "train/a/train_0.jpg,relabel,a\ntrain/b/train_0.jpg,relabel,b\n"
+    rows += "train/b/train_1.jpg,exclude,b\n"
+    data, _ = correct(own_images, tmp_path, f"path,action,category\n{rows}")
+    assert data.labels("train") == [0, 0, 1]
+    line = "0 images get another label, 1 is left out, 2 are confirmed"
+    assert line in capsys.readouterr().out
+
+
+def test_a_table_of_findings_is_no_table_of_corrections(own_images, tmp_path):
+    text = "finding,category,path\nsuspect label,a,train/a/train_0.jpg\n"
+    with pytest.raises(UserError, match="a table of findings, .* corrections.csv .* --exclude"):
+        correct(own_images, tmp_path, text)
+
+
+def test_a_new_category_is_printed_on_one_line(own_images, tmp_path, capsys):
+    rows = "\n".join(f'train/a/train_{n}.jpg,"\x1b[31mred\nx"' for n in (0, 1))
+    data, _ = correct(own_images, tmp_path, f"path,category\n{rows}\nvalid/a/valid_0.jpg,b\n")
+    assert data.categories["train"] == ["\x1b[31mred\nx", "b"]
+    assert (
+        "\n--corrections: categories without a folder: \\x1b[31mred x\n" in capsys.readouterr().out
+    )
 
 
 def test_a_later_file_replaces_what_an_earlier_one_says_and_its_keep_confirms_it(

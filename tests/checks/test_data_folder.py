@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import all_images, assert_error, draw
+from conftest import TIMEOUT, all_images, assert_error, draw, start_training
 from PIL import Image
 
 import utils
@@ -98,6 +98,34 @@ def test_check_reports_and_trains_nothing(tiny, call, own_images, tmp_path):
     assert counts["train", "a"] == "3" and counts["valid", "rose"] == "1"
     assert (rows[-1]["finding"], rows[-1]["detail"]) == ("seconds", seconds)
     assert sorted(os.listdir(tmp_path)) == ["own images", "report.csv"]
+
+
+@pytest.mark.parametrize("flag", ["--check", "--check_labels"])
+@pytest.mark.parametrize("splits", [("",), utils.SPLITS])
+def test_folders_without_images_are_reported(tiny, call, tmp_path, flag, splits):
+    for split in splits:
+        for category in ("a", "b"):
+            (tmp_path / "empty" / split / category).mkdir(parents=True)
+    flags = ("--arch", tiny, "--weights", "none", flag, tmp_path / "report.csv")
+    done = call("train.py", "--data_dir", tmp_path / "empty", *flags)
+    assert_error(done, "training would refuse it: no images for train")
+    assert "train        0 images      0 categories, 0 of each\n" in done.stdout
+    assert (tmp_path / "report.csv").read_text().startswith("finding,")
+
+
+def test_a_folder_without_problems_is_said_to_have_none(tiny, call, own_images):
+    flags = ("--arch", tiny, "--image_size", 64, "--check")
+    done = call("train.py", "--data_dir", own_images, *flags)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.endswith("\nno problems found\n")
+
+
+def test_a_check_that_is_stopped_cannot_be_resumed(images):
+    flags = ("--data_dir", images, "--arch", "tiny", "--check")
+    with start_training(flags, env={"PYTHONUNBUFFERED": "1"}) as process:
+        assert process.stdout.readline().startswith("train ")
+        process.terminate()
+        assert process.communicate(timeout=TIMEOUT)[1] == "train.py: terminated\n"
 
 
 def test_an_image_with_damaged_metadata_is_inspected(own_images):

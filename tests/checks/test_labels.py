@@ -195,12 +195,14 @@ def test_the_images_of_a_list_are_left_out_as_if_they_were_not_there(train, pain
     assert same_bits(state_of(path), expected)
 
 
-def test_paths_that_are_no_images_are_reported(train, tmp_path):
+def test_paths_that_are_no_images_are_reported(train, painted, tmp_path):
     table = tmp_path / "out.csv"
     table.write_text(f"path\n{WRONG}\ntrain/red/gone.png\n")
     done, _ = train("--exclude", table)
     assert done.returncode == 0
-    assert f"--exclude {table}: 1 path is of no image: train/red/gone.png" in done.stderr
+    assert (
+        f"--exclude {table}: 1 row names no image of {painted}: train/red/gone.png" in done.stderr
+    )
     assert "1 image is left out" in done.stdout
     table.write_text("path\ntrain/red/gone.png\n")
     assert_error(train("--exclude", table)[0], f"--exclude {table}: has no image of", "gone.png")

@@ -533,3 +533,19 @@ def test_the_server_says_what_it_serves(server, small):
     assert health["version"] == VERSION
     with urllib.request.urlopen(url) as reply:
         assert reply.read() == b"a page"
+
+
+def test_the_server_says_what_is_missing(server):
+    url, log = server
+    page = log.with_name("model.html")
+    page.rename(log.with_name("other.html"))
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(url)
+    assert json.load(error.value)["error"] == "there is no model.html beside model.onnx"
+    log.with_name("other.html").rename(page)
+    env = {name: value for name, value in os.environ.items() if name != "MODEL"}
+    command = [sys.executable, "-m", "flask", "--app", "assets/serve_example", "run"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert (done.returncode, done.stderr) == (4, "set MODEL to an ONNX file\n")

@@ -292,6 +292,17 @@ def test_a_missing_package_is_named(packages, text):
         import_optional("a test", *packages)
 
 
+@pytest.mark.parametrize("script", ["train.py", "predict.py"])
+def test_a_package_that_a_script_itself_needs_is_named(tmp_path, script):
+    """As without the virtual environment."""
+    (tmp_path / "PIL.py").write_text("import no_such_package")  # imported instead of the real one
+    done = shell(f"$PYTHON {script} --help", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    error = "No module named 'no_such_package': activate the virtual environment, or pip install"
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"{script}: error: {error} -r requirements")
+
+
 def test_nothing_of_a_silenced_library_is_seen(capsys, caplog, recwarn):
     with silenced():
         print("output")

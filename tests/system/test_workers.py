@@ -1,5 +1,6 @@
 """system.workers: threads and processes compute ahead, and the loss of one is an error."""
 
+import contextlib
 import itertools
 import os
 import shlex
@@ -94,6 +95,23 @@ def test_a_decoding_process_that_is_killed_ends_the_run_in_one_line(training):
     done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
     assert_error(done, "a process that decodes images has failed", "--workers")
     assert not children(process.pid)
+
+
+def test_decoding_processes_end_when_their_parent_is_killed(training):
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("this system has no /proc, which lists the processes that decode")
+    flags, cache, checkpoint = training
+    process = start_training((*flags, "--workers", 2))
+    wait_for_features(cache, process)
+    workers = children(process.pid)
+    process.kill()
+    try:
+        process.communicate(timeout=60)  # until nobody has its standard output
+    finally:
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+    assert len(workers) == 2
 
 
 def test_more_processes_than_cores_are_no_reason_to_warn(recwarn):
