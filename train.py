@@ -22,6 +22,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     scripts.prepare("train.py")
 
 import argparse
+import copy
 import os
 import sys
 import tempfile
@@ -125,8 +126,10 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
     write_unreadable(table, failures)
     if args.weights != "none":  # whose features mean nothing
         labels.warn_of_near_duplicates(data, samples.averages)
+    untrained = copy.deepcopy(head)
     history = fitting.fit_heads(head, final, samples, fit_settings(args), unfinished)
-    evaluation = fitting.evaluate(head, samples, final)
+    others = fitting.predict_train(untrained, samples, fit_settings(args))
+    evaluation = fitting.evaluate(head, samples, final, others)
     classifier = make_classifier(
         args,
         backbone=backbone,

@@ -39,7 +39,7 @@ from common import (
 )
 from PIL import Image, ImageOps
 
-from checks.labels import FOLDS, find_suspects, label_quality
+from checks.labels import find_suspects, label_quality
 from checks.near_duplicates import LIMIT, connect, embed, find_pairs
 from evaluation.calibration import fit_temperature
 from image_files.digests import digest_of_file
@@ -162,7 +162,7 @@ def measure_labels(
     own = (logits / fit_temperature(logits, labels)).softmax(1).gather(1, labels[:, None])[:, 0]
     empty = rows[:0]
     samples = fitting.Samples(values, labels, {"train": rows, "valid": empty, "test": empty})
-    folds = divide_into_folds(labels, groups, FOLDS, seed)
+    folds = divide_into_folds(labels, groups, fitting.FOLDS, seed)
     start = time.perf_counter()
     head = new_head(values, classes, seed)
     result = fitting.cross_validate(head, samples, folds, SETTINGS)

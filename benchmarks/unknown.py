@@ -103,11 +103,8 @@ def scores_of(
         if layer != "mean over regions":
             continue
         scores["uncertainty"] = {name: -x[:, 1] for name, x in measured.items()}
-        first = torch.tensor([valid.tolist().index(label) for label in range(classes)])
-        few, all_rows = "novelty, from one valid image a category", torch.arange(len(valid))
-        for score, rows in ((few, first), ("novelty", all_rows)):
-            detector.calibrate(measured["valid"][rows])
-            scores[score] = {name: detector.novelty_of(x) for name, x in measured.items()}
+        detector.calibrate(*measured["valid"].unbind(1))
+        scores["novelty"] = {name: detector.novelty_of(x) for name, x in measured.items()}
     return scores
 
 
@@ -135,7 +132,7 @@ def measure(
         for kind in ("far", "near")[: 1 + (args.held_out > 0)]:
             table[score][f"{kind} AUROC"] = 100 * auroc(x["test"], x[kind])
             table[score][f"{kind} FPR95"] = 100 * fpr95(x["test"], x[kind])
-        if "novelty" in score:
+        if score == "novelty":
             for kind in ("test", "far"):
                 table[score][f"{kind} below {NOVELTY_LIMIT}"] = (
                     100 * (x[kind] < NOVELTY_LIMIT).float().mean().item()

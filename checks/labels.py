@@ -25,7 +25,6 @@ from training import fitting
 from training.sampling import divide_into_folds, in_several_folds
 from utils import DataFolder, ImageFile
 
-FOLDS = 5  # of the cross-validation: fitting takes five times as long
 MAX_COMPARED = 100_000  # images among which a training looks for near-duplicates: 400 MB
 GUESSES = 3  # categories that may be right instead of a label
 SUSPECT = 0.1  # a label with less of its category's mean probability is suspect
@@ -121,7 +120,7 @@ def _folds(data: DataFolder, labels: torch.Tensor, pairs: Pairs, seed: int) -> t
     Raises:
         UserError: no category has images in two folds.
     """
-    folds = divide_into_folds(labels, connect(pairs, len(labels)), FOLDS, seed)
+    folds = divide_into_folds(labels, connect(pairs, len(labels)), fitting.FOLDS, seed)
     if not in_several_folds(labels, folds).any():
         raise UserError(f"{data.root}: no label can be checked: no category has different images")
     return folds

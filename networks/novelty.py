@@ -58,9 +58,7 @@ class NoveltyDetector(nn.Module):
         products = x @ self.means.T  # (N, num_classes)
         squares = x.square().sum(1, keepdim=True) - 2 * products + self.means.square().sum(1)
         distance = squares.amin(1).clamp(min=1e-6).log()
-        prob = logits.softmax(1).amax(1).clamp(max=1 - 1e-6)
-        uncertainty = ((1 - prob) / prob).log()
-        return torch.stack([distance, uncertainty], 1)
+        return torch.stack([distance, uncertainty_of(logits)], 1)
 
     def novelty_of(self, scores: torch.Tensor) -> torch.Tensor:
         """Return the novelty (N,) of scores (N, 2)."""
@@ -74,22 +72,36 @@ class NoveltyDetector(nn.Module):
         if not (self.calibration[1] > 0).all():
             raise ValueError("invalid novelty detector")
 
-    def calibrate(self, scores: torch.Tensor) -> None:
-        """Set the distribution of the scores over known images.
-
-        The standard deviation is that of the scores above the mean, since large ones matter, and
-        small ones are spread otherwise. With few images, it is closer to PRIOR_STDS.
+    def calibrate(self, distance: torch.Tensor, uncertainty: torch.Tensor) -> None:
+        """Set the distribution of both scores over known images.
 
         Args:
-            scores: (N, 2), of images of the categories that were not used in fitting.
+            distance, uncertainty: (N,) and (M,), of images of the categories that were not used in
+                fitting; those of one may be more than those of the other.
         """
-        mean = scores.mean(0)
-        excess = (scores - mean).clamp(min=0)  # (N, 2)
-        squares = 2 * excess.square().sum(0) + PRIOR_COUNT * torch.tensor(PRIOR_STDS).square()
-        counts = 2 * (excess > 0).sum(0)
-        variance = squares / ((counts - 1).clamp(min=0) + PRIOR_COUNT)
-        variance *= 1 + 1 / len(scores)  # the mean is uncertain as well
-        self.calibration.copy_(torch.stack([mean, variance.sqrt()]))
+        columns = zip((distance, uncertainty), PRIOR_STDS, strict=True)
+        self.calibration.copy_(torch.stack([_mean_and_spread(*column) for column in columns], 1))
+
+
+def uncertainty_of(logits: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of the odds against the most likely category: (N, C) -> (N,)."""
+    prob = logits.softmax(1).amax(1).clamp(max=1 - 1e-6)
+    return ((1 - prob) / prob).log()
+
+
+def _mean_and_spread(scores: torch.Tensor, prior_std: float) -> torch.Tensor:
+    """Return mean and standard deviation (2,) of scores (N,).
+
+    The standard deviation is that of the scores above the mean, since large ones matter, and small
+    ones are spread otherwise. With few images, it is closer to `prior_std`.
+    """
+    mean = scores.mean()
+    excess = (scores - mean).clamp(min=0)
+    squares = 2 * excess.square().sum() + PRIOR_COUNT * prior_std**2
+    count = 2 * (excess > 0).sum()
+    variance = squares / ((count - 1).clamp(min=0) + PRIOR_COUNT)
+    variance *= 1 + 1 / len(scores)  # the mean is uncertain as well
+    return torch.stack([mean, variance.sqrt()])
 
 
 def fit_detector(
@@ -146,13 +158,19 @@ def shrink_covariance(covariance: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def calibrated_novelty(
-    detector: NoveltyDetector | None, known_scores: torch.Tensor, scores: torch.Tensor
+    detector: NoveltyDetector | None,
+    scores: torch.Tensor,
+    distance: torch.Tensor,
+    uncertainty: torch.Tensor,
 ) -> torch.Tensor:
     """Calibrate a detector on known images, and return the novelty (N,) of scores (N, 2).
 
     Without a detector, it is NaN.
+
+    Args:
+        distance, uncertainty: see `NoveltyDetector.calibrate`.
     """
     if detector is None:
         return torch.full((len(scores),), torch.nan)
-    detector.calibrate(known_scores)
+    detector.calibrate(distance, uncertainty)
     return detector.novelty_of(scores)

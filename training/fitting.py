@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from evaluation.calibration import fit_temperature
 from evaluation.metrics import metrics
 from model import Head
-from networks.novelty import SCORES, NoveltyDetector, calibrated_novelty
+from networks.novelty import SCORES, NoveltyDetector, calibrated_novelty, uncertainty_of
 from system.devices import one_thread
 from system.messages import UserError, progress
 from training.features import Features, list_views
@@ -27,12 +27,20 @@ from training.head_outputs import BATCH_SIZE, compute_logits, compute_outputs, f
 from training.linear import fit_linear
 from training.optimization import Sgd
 from training.resume import UnfinishedRun, damaged_state
-from training.sampling import balanced_order, balanced_size, in_several_folds, mean_and_std
+from training.sampling import (
+    balanced_order,
+    balanced_size,
+    divide_into_folds,
+    in_several_folds,
+    mean_and_std,
+)
 from utils import SPLITS, DataFolder, exclude_images
 
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (docs/results.md)
 MAX_LOSS = 200  # of train and valid; that of guessing is 14 for a million categories
 STATISTICS_BATCH_SIZE = 64  # views
+FOLDS = 5  # of the cross-validation: fitting takes five times as long
+FEW_VALID = 50  # images of valid: with fewer, those of train calibrate as well (docs/results.md)
 # Of the linear classifier, whose features have a variance of 1 (docs/results.md).
 RIDGE = 0.3
 PRIOR_IMAGES = 20  # as how many training images the mean variance of all features counts
@@ -337,13 +345,28 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float]
 
 
-def evaluate(head: Head, samples: Samples, final: Head | None = None) -> Evaluation:
+class KnownLogits(NamedTuple):
+    """Predictions for N images, each by a head that was not fitted on it.
+
+    Attributes:
+        logits: (N, num_classes).
+        labels: (N,) int64.
+    """
+
+    logits: torch.Tensor
+    labels: torch.Tensor
+
+
+def evaluate(
+    head: Head, samples: Samples, final: Head | None = None, others: KnownLogits | None = None
+) -> Evaluation:
     """Fit temperature and novelty detector on train and valid; evaluate a fitted head on test.
 
     Args:
         head: was fitted on train.
         final: was fitted on train and valid, and is evaluated instead. It is calibrated by what
             `head` predicts for valid: it knows these images itself.
+        others: of more images than valid has, see `predict_train`.
     """
     features = samples.features
     labels = samples.labels
@@ -356,7 +379,11 @@ def evaluate(head: Head, samples: Samples, final: Head | None = None) -> Evaluat
             train_rows = samples.with_valid_in_train().rows["train"]
             detector = fit_detector_on(final, features, labels, train_rows)
     logits, scores = compute_outputs(head, detector, features, rows["test"])
-    temperature = fit_temperature(valid_logits, labels[rows["valid"]])
+    known = KnownLogits(valid_logits, labels[rows["valid"]])
+    if others is not None:
+        pairs = zip(known, others, strict=True)
+        known = KnownLogits(*(torch.cat(pair) for pair in pairs))
+    temperature = fit_temperature(known.logits, known.labels)
     test_labels = labels[rows["test"]]
     test_metrics = metrics(logits / temperature, test_labels)
     test_metrics["ece_without_temperature"] = metrics(logits, test_labels)["ece"]
@@ -365,7 +392,12 @@ def evaluate(head: Head, samples: Samples, final: Head | None = None) -> Evaluat
         detector=detector,
         labels=test_labels,
         probs=(logits / temperature).softmax(1),
-        novelty=calibrated_novelty(detector, valid_scores, scores),
+        novelty=calibrated_novelty(
+            detector,
+            scores,
+            distance=valid_scores[:, 0],
+            uncertainty=uncertainty_of(known.logits),
+        ),
         metrics={f"test_{name}": value for name, value in test_metrics.items()},
     )
 
@@ -387,11 +419,56 @@ class CrossValidation(NamedTuple):
 def cross_validate(
     head: Head, samples: Samples, folds: torch.Tensor, settings: FitSettings
 ) -> CrossValidation:
-    """Predict all images of all splits, each fold by a head that is fitted on the others.
+    """Predict all images of all splits, and calibrate the predictions; see `_predict_folds`."""
+    logits, scores, detector = _predict_folds(head, samples, folds, settings)
+    labels = samples.labels[samples.plain_rows()]
+    is_valid = in_several_folds(labels, folds)
+    temperature = fit_temperature(logits[is_valid], labels[is_valid])
+    known_scores = scores[~scores.isnan().any(1)]
+    return CrossValidation(
+        probs=(logits / temperature).softmax(1),
+        novelty=calibrated_novelty(detector, scores, *known_scores.unbind(1)),
+        is_valid=is_valid,
+    )
+
+
+def predict_train(head: Head, samples: Samples, settings: FitSettings) -> KnownLogits | None:
+    """Predict the images of train by cross-validation, if valid has less than FEW_VALID.
+
+    A few images tell little about how sure a head is of new ones. Single images of a category are
+    left out.
+
+    Args:
+        head: see `_predict_folds`.
+
+    Returns:
+        None if valid has enough images, or no category of train has two.
+    """
+    train, valid = samples.rows["train"], samples.rows["valid"]
+    if len(valid) >= FEW_VALID:
+        return None
+    labels = samples.labels[train[:: samples.views]]
+    folds = divide_into_folds(labels, torch.arange(len(labels)), FOLDS, seed=0)
+    is_valid = in_several_folds(labels, folds)
+    if not is_valid.any():
+        return None
+    rows = {"train": train, "valid": valid[:0], "test": valid[:0]}
+    logits, _, _ = _predict_folds(head, samples._replace(rows=rows), folds, settings, delay=5)
+    return KnownLogits(logits[is_valid], labels[is_valid])
+
+
+def _predict_folds(
+    head: Head, samples: Samples, folds: torch.Tensor, settings: FitSettings, delay: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor, NoveltyDetector | None]:
+    """Predict all images, each fold by a head that is fitted on the others.
 
     Args:
         head: with new weights; for each fold, a copy of it is fitted.
         folds: (N,) int64, of the images of `plain_rows`, whose plain views are predicted.
+        delay: seconds before progress is shown.
+
+    Returns:
+        Logits (N, num_classes), scores (N, 2), and one of the detectors, if there is one.
 
     Raises:
         UserError: see `fit`.
@@ -408,7 +485,7 @@ def cross_validate(
     last_detector = None
     random_state = torch.get_rng_state()
     numbers = folds.unique().tolist()
-    for fold in progress(numbers, len(numbers), "cross-validation", size=lambda _: 1):
+    for fold in progress(numbers, len(numbers), "cross-validation", size=lambda _: 1, delay=delay):
         is_held_out = folds == fold
         held_out = plain_rows[is_held_out]
         train_rows = rows[row_folds != fold]
@@ -422,11 +499,4 @@ def cross_validate(
         scores[is_held_out] = fold_scores
         if detector is not None:
             last_detector = detector
-    is_valid = in_several_folds(labels, folds)
-    temperature = fit_temperature(logits[is_valid], labels[is_valid])
-    known_scores = scores[~scores.isnan().any(1)]
-    return CrossValidation(
-        probs=(logits / temperature).softmax(1),
-        novelty=calibrated_novelty(last_detector, known_scores, scores),
-        is_valid=is_valid,
-    )
+    return logits, scores, last_detector

@@ -32,7 +32,7 @@ def detector() -> NoveltyDetector:
     labels = torch.arange(600) % CLASSES
     batches = zip(vectors(labels).split(7), labels.split(7), strict=True)
     detector = fit_detector(batches, UNITS, CLASSES)
-    detector.calibrate(detector.scores(vectors(labels, 1), logits_of(labels, 1)))
+    detector.calibrate(*detector.scores(vectors(labels, 1), logits_of(labels, 1)).unbind(1))
     return detector
 
 
@@ -80,7 +80,7 @@ def test_fewer_images_than_units_and_units_that_are_never_active_give_finite_val
     x = vectors(labels)
     x[:, 2] = 0
     detector = fit_detector([(x, labels)], UNITS, CLASSES)
-    detector.calibrate(detector.scores(vectors(labels[:1], 5), logits_of(labels[:1])))
+    detector.calibrate(*detector.scores(vectors(labels[:1], 5), logits_of(labels[:1])).unbind(1))
     detector.check()
     values = detector(vectors(labels, 6), logits_of(labels))
     assert values.isfinite().all()
@@ -117,14 +117,14 @@ def test_the_number_of_units_is_limited(monkeypatch):
 
 def test_a_few_images_are_calibrated_with_the_deviations_of_the_prior():
     detector = NoveltyDetector(UNITS, CLASSES)
-    detector.calibrate(torch.tensor([[6.0, -1.0]]))
+    detector.calibrate(torch.tensor([6.0]), torch.tensor([-1.0]))
     mean, std = detector.calibration
     assert mean.tolist() == [6.0, -1.0]
     prior = torch.tensor(novelty.PRIOR_STDS)
     torch.testing.assert_close(std, prior * 2**0.5)  # the mean is as uncertain as an image
     noise = torch.randn(20000, 2, generator=torch.Generator().manual_seed(0))
     values = noise * torch.tensor([0.1, 3.0]) + torch.tensor([6.0, -1.0])
-    detector.calibrate(values)
+    detector.calibrate(*values.unbind(1))
     torch.testing.assert_close(
         detector.calibration, torch.stack([values.mean(0), values.std(0)]), rtol=0.01, atol=0.01
     )

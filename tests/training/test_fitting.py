@@ -25,6 +25,7 @@ from training.feature_store import KEY_BYTES, MISSING, RecordStore
 from training.features import Features, list_views
 from training.fitting import FitSettings, Samples
 from training.resume import UnfinishedRun
+from training.sampling import divide_into_folds
 
 
 def store_features(folder: Path, values: np.ndarray) -> Features:
@@ -356,7 +357,7 @@ def test_the_detector_is_fitted_on_train_and_calibrated_on_valid(made_up, fitted
     evaluation = fitting.evaluate(fitted, Samples(made_up.features, made_up.labels, SPLITS))
     hidden, logits = outputs_of(fitted, made_up)
     expected = novelty.fit_detector([(hidden[:20], made_up.labels[:20])], 16, 3)
-    expected.calibrate(expected.scores(hidden[20:30], logits[20:30]))
+    expected.calibrate(*expected.scores(hidden[20:30], logits[20:30]).unbind(1))
     assert_same_detector(evaluation.detector, expected)
     torch.testing.assert_close(evaluation.novelty, expected(hidden[30:], logits[30:]))
 
@@ -372,9 +373,50 @@ def test_a_final_head_is_evaluated_but_calibrated_by_the_first_one(made_up, fitt
     torch.testing.assert_close(evaluation.probs, (logits[30:] / first.temperature).softmax(1))
     # of train and valid
     expected = novelty.fit_detector([(hidden[:30], made_up.labels[:30])], 16, 3)
-    expected.calibrate(first.detector.scores(first_hidden[20:30], first_logits[20:30]))
+    expected.calibrate(*first.detector.scores(first_hidden[20:30], first_logits[20:30]).unbind(1))
     assert_same_detector(evaluation.detector, expected)
     torch.testing.assert_close(evaluation.novelty, expected(hidden[30:], logits[30:]))
+
+
+def test_with_few_images_in_valid_those_of_train_calibrate_by_cross_validation(made_up, fitted):
+    samples = Samples(made_up.features, made_up.labels, SPLITS)
+    torch.manual_seed(0)
+    head = Head(6, 16, 3, 3, 0.5)
+    random_state = torch.get_rng_state()
+    others = fitting.predict_train(head, samples, SETTINGS)
+    assert others is not None and torch.equal(others.labels, made_up.labels[:20])
+    # The images of a fold are predicted by a head that was fitted on the others.
+    folds = divide_into_folds(others.labels, torch.arange(20), fitting.FOLDS, seed=0)
+    in_fold = folds == folds[0]
+    held_out = torch.arange(20)[in_fold]
+    rows = {"train": torch.arange(20)[~in_fold], "valid": held_out}
+    torch.set_rng_state(random_state)
+    fitting.fit(head, samples._replace(rows=rows), SETTINGS)
+    expected = fitting.compute_logits(head, made_up.features, held_out)
+    torch.testing.assert_close(others.logits[in_fold], expected)
+    incorrect = others._replace(labels=others.labels.roll(1))
+    before = fitting.evaluate(fitted, samples)
+    evaluation = fitting.evaluate(fitted, samples, others=incorrect)
+    _, logits = outputs_of(fitted, made_up)
+    all_logits = torch.cat([logits[20:30], others.logits])
+    all_labels = torch.cat([made_up.labels[20:30], incorrect.labels])
+    temperature = fit_temperature(all_logits, all_labels)
+    assert evaluation.temperature == temperature != before.temperature
+    mean, _ = evaluation.detector.calibration
+    assert mean[0] == before.detector.calibration[0, 0]  # distances are of valid only
+    assert mean[1] == pytest.approx(novelty.uncertainty_of(all_logits).mean().item(), rel=1e-5)
+
+
+def test_with_enough_images_valid_alone_calibrates(made_up):
+    valid = torch.arange(20, 30).repeat(fitting.FEW_VALID // 10)
+    samples = Samples(made_up.features, made_up.labels, {**SPLITS, "valid": valid})
+    assert fitting.predict_train(Head(6, 16, 3, 3, 0.5), samples, SETTINGS) is None
+
+
+def test_single_images_of_categories_are_not_cross_validated(made_up):
+    single = torch.stack([(made_up.labels == k).nonzero()[0, 0] for k in range(3)])
+    samples = Samples(made_up.features, made_up.labels, {**SPLITS, "train": single})
+    assert fitting.predict_train(Head(6, 16, 3, 3, 0.5), samples, SETTINGS) is None
 
 
 @pytest.mark.parametrize("is_final", [False, True])
