@@ -141,7 +141,19 @@ def _figures(labels: np.ndarray, probs: np.ndarray) -> list[tuple[str, str, str]
             percent(values["accuracy"]),
             f"of {len(labels)} images; 95\u00a0% interval {percent(low)} to {percent(high)}",
         ),
-        ("top-5 accuracy", percent(values["top5_accuracy"]), "the label is among five categories"),
-        ("mean of the categories", percent(values["class_accuracy"]), "each counts as much"),
-        ("calibration error", percent(values["ece"]), "of the probabilities"),
+        (
+            "top-5 accuracy",
+            percent(values["top5_accuracy"]),
+            "the label is among the five most likely categories",
+        ),
+        (
+            "mean accuracy of the categories",
+            percent(values["class_accuracy"]),
+            "each category counts equally",
+        ),
+        (
+            "calibration error",
+            percent(values["ece"]),
+            "how far probabilities are from the share of correct predictions",
+        ),
     ]

@@ -133,7 +133,9 @@ def saved_corrections(browser) -> tuple[Path, list[list[str]]]:
     path.unlink(missing_ok=True)
     click(browser, "Save")
     wait_for(path.exists)
-    assert text_of(browser, "count") == "corrections.csv is among your downloads"
+    assert text_of(browser, "count") == (
+        "corrections.csv is among your downloads: give it to train.py --corrections"
+    )
     with open(path, newline="", encoding="utf-8") as file:
         return path, list(csv.reader(file))
 
@@ -144,6 +146,9 @@ def test_labels_are_corrected_by_keys_and_training_takes_the_file(reviewed, brow
     assert browser.driver.find_element("tag name", "figcaption").text.startswith("Label: </script>")
     press(browser, "r2xk1k")  # the second one has no second guess
     assert text_of(browser, "count") == "5 of 5 decided: save them now"
+    click(browser, "Outliers")  # it is about an image that is left out
+    assert "(another finding: Leave out)" in text_of(browser, "images")
+    click(browser, "Near-duplicates")
     press(browser, "\ue012u")  # the arrow to the left, which changes nothing
     assert text_of(browser, "count") == "4 of 5 decided"
     press(browser, "k")
