@@ -178,8 +178,8 @@ def check_output_cat(output_cat: int | None, data: utils.DataFolder) -> None:
     """
     num_classes = len(data.class_to_idx)
     folders = list(data.categories)
-    found = f"{data.root} has {num_classes} categories ({shorten(data.class_to_idx, 10)})"
-    output_cat = enough_outputs(output_cat, num_classes, found)
+    described = f"{data.root} has {num_classes} categories ({shorten(data.class_to_idx, 10)})"
+    output_cat = enough_outputs(output_cat, num_classes, described)
     if output_cat > num_classes and output_cat == len(folders):
         raise UserError(
             f"--output_cat {output_cat}: {data.root} has {num_classes} categories in "
@@ -193,15 +193,15 @@ def check_output_cat(output_cat: int | None, data: utils.DataFolder) -> None:
         )
 
 
-def enough_outputs(output_cat: int | None, num_classes: int, found: str) -> int:
+def enough_outputs(output_cat: int | None, num_classes: int, described: str) -> int:
     """Return --output_cat; raises UserError, which says what to type, if it is missing or small.
 
     Args:
-        found: for the error: where so many categories are.
+        described: where so many categories are, for the error.
     """
     if output_cat is None or output_cat < num_classes:
         value = "is missing" if output_cat is None else output_cat
-        raise UserError(f"--output_cat {value}: {found}; type --output_cat {num_classes}")
+        raise UserError(f"--output_cat {value}: {described}; type --output_cat {num_classes}")
     return output_cat
 
 
@@ -212,8 +212,8 @@ def list_images(args: argparse.Namespace) -> utils.DataFolder:
     """
     if args.download:
         if args.output_cat is None and not os.path.exists(args.data_dir):  # before a long download
-            found = f"{args.data_dir} will have {NUM_CATEGORIES} categories"
-            enough_outputs(args.output_cat, NUM_CATEGORIES, found)
+            described = f"{args.data_dir} will have {NUM_CATEGORIES} categories"
+            enough_outputs(args.output_cat, NUM_CATEGORIES, described)
         download_oxford102(args.data_dir, args.split)
     data = utils.list_images(args.data_dir)
     if args.exclude:

@@ -188,9 +188,9 @@ def _find_images(data: DataFolder, rows: Sequence[Row], flag: str) -> list[tuple
     unknown = []
     for row in rows:
         path = row["path"]
-        found = relative.get(path) or resolved.get(resolve(path), [])
-        pairs += [(row, image) for image in found]
-        if not found:
+        matches = relative.get(path) or resolved.get(resolve(path), [])
+        pairs += [(row, image) for image in matches]
+        if not matches:
             unknown.append(path)
     if not pairs:
         raise UserError(f"{flag}: has no image of {data.root}: {shorten(unknown)}")

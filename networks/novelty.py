@@ -79,8 +79,11 @@ class NoveltyDetector(nn.Module):
             distance, uncertainty: (N,) and (M,), of images of the categories that were not used in
                 fitting; those of one may be more than those of the other.
         """
-        columns = zip((distance, uncertainty), PRIOR_STDS, strict=True)
-        self.calibration.copy_(torch.stack([_mean_and_spread(*column) for column in columns], 1))
+        columns = [
+            _mean_and_spread(distance, PRIOR_STDS[0]),
+            _mean_and_spread(uncertainty, PRIOR_STDS[1]),
+        ]
+        self.calibration.copy_(torch.stack(columns, 1))
 
 
 def uncertainty_of(logits: torch.Tensor) -> torch.Tensor:

@@ -444,7 +444,8 @@ def predict_train(head: Head, samples: Samples, settings: FitSettings) -> KnownL
     Returns:
         None if valid has enough images, or no category of train has two.
     """
-    train, valid = samples.rows["train"], samples.rows["valid"]
+    train = samples.rows["train"]
+    valid = samples.rows["valid"]
     if len(valid) >= FEW_VALID:
         return None
     labels = samples.labels[train[:: samples.views]]
