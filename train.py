@@ -128,7 +128,7 @@ def train(args: argparse.Namespace, settings: Settings, path: Path) -> None:
         labels.warn_of_near_duplicates(data, samples.averages)
     untrained = copy.deepcopy(head)
     history = fitting.fit_heads(head, final, samples, fit_settings(args), unfinished)
-    others = fitting.predict_train(untrained, samples, fit_settings(args))
+    others = predict_train(args, untrained, samples) if fitting.needs_train(samples) else None
     evaluation = fitting.evaluate(head, samples, final, others)
     classifier = make_classifier(
         args,
@@ -273,6 +273,15 @@ def unfinished_run(args: argparse.Namespace, path: Path, data: utils.DataFolder)
     arguments_and_format = vars(args) | {"format_version": model.FORMAT_VERSION}
     inputs = data_folder.describe_images(data)
     return UnfinishedRun(path, arguments_and_format, inputs, args.resume)
+
+
+def predict_train(
+    args: argparse.Namespace, head: model.Head, samples: fitting.Samples
+) -> fitting.KnownLogits | None:
+    """Predict the images of train by cross-validation, near-duplicates in one fold."""
+    num_train = len(samples.rows["train"]) // samples.views
+    groups = labels.group_near_duplicates(samples.averages)[:num_train]
+    return fitting.predict_train(head, samples, groups, fit_settings(args))
 
 
 def fit_settings(args: argparse.Namespace) -> fitting.FitSettings:

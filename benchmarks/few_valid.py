@@ -27,6 +27,7 @@ from common import (
     training_features,
 )
 
+from checks.labels import group_near_duplicates
 from image_files.digests import digest_of_file
 from image_files.folders import files_below
 from image_files.splits import divide
@@ -92,7 +93,10 @@ def measure(
     head = Head(stored.shape[-1], HIDDEN, classes, classes, DROPOUT)
     untrained = copy.deepcopy(head)
     fitting.fit(head, samples, SETTINGS)
-    others = fitting.predict_train(untrained, samples, SETTINGS)
+    # The averages over the whole image, see `features.Features.averages`.
+    averages = stored[drawn["train"], 0, 0].unflatten(1, (2, 2, -1))[:, :, 0].flatten(1).float()
+    groups = group_near_duplicates(lambda: [averages])
+    others = fitting.predict_train(untrained, samples, groups, SETTINGS)
     results = {}
     for rule, known in zip(RULES, (None, others), strict=True):
         evaluation = fitting.evaluate(head, samples, others=known)

@@ -151,7 +151,7 @@ MUTATIONS = [
     Mutation("checks/review.html", "relabel: 1, exclude: 2", "relabel: 1, exclude: -1"),
     Mutation("checks/review.html", "localStorage.setItem(STORE", "(STORE"),
     Mutation("training/fitting.py", "uncertainty_of(known.logits)", "uncertainty_of(valid_logits)"),
-    Mutation("training/fitting.py", "if len(valid) >= FEW_VALID:", "if False:"),
+    Mutation("training/fitting.py", "num_train <= MAX_CROSS_VALIDATED", "num_train >= 0"),
     Mutation("inference/sorting.py", "if not resume and _has_files(folder):", "if False:"),
     Mutation("checks/review.html", "requestAnimationFrame(() => {", "[0].map(() => {"),
     Mutation("evaluation/report_page.py", '"count": int(count)}', '"count": 1}'),

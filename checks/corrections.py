@@ -177,6 +177,8 @@ def _find_images(data: DataFolder, rows: Sequence[Row], flag: str) -> list[tuple
     real_folder = functools.cache(os.path.realpath)
 
     def resolve(path: str) -> str:
+        if "\0" in path:  # which no file has
+            return path
         folder, name = os.path.split(path)
         return escape(os.path.join(real_folder(folder), name))  # a link to a file stays one
 

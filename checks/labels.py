@@ -60,6 +60,16 @@ def warn_of_near_duplicates(data: DataFolder, averages: Batches) -> None:
         )
 
 
+def group_near_duplicates(averages: Batches) -> torch.Tensor:
+    """Return the number of each image's group (N,) int64; near-duplicates are in one.
+
+    Args:
+        averages: see `near_duplicates.embed`.
+    """
+    vectors = embed(averages)
+    return connect(find_pairs(vectors), len(vectors))
+
+
 def check_labels(
     data: DataFolder,
     samples: fitting.Samples,

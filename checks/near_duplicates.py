@@ -106,7 +106,7 @@ def _nearest(near: torch.Tensor) -> torch.Tensor:
 
 def connect(pairs: Pairs, count: int) -> torch.Tensor:
     """Return the number of each image's group (count,) int64; pairs are in one group."""
-    from scipy.sparse import coo_array  # here, because only --check_labels needs it
+    from scipy.sparse import coo_array  # here, because few commands need it
     from scipy.sparse.csgraph import connected_components
 
     # With 64-bit indices, scipy 1.11 prints an error and returns groups of single images.

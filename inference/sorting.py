@@ -65,7 +65,8 @@ class Sorter:
         """Yield the paths that are not in the folder, which may be in one of the images."""
         below = os.path.join(os.path.realpath(self.folder), "")
         for path in paths:
-            parent = os.path.realpath(os.path.dirname(path))  # not of the image: it may be a link
+            # Not of the image, which may be a link. A path with a NUL is that of no file.
+            parent = "" if "\0" in path else os.path.realpath(os.path.dirname(path))
             if not os.path.join(parent, "").startswith(below):
                 yield path
 

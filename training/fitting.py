@@ -40,7 +40,9 @@ LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016; 0.5 to 1 point of accuracy (docs/r
 MAX_LOSS = 200  # of train and valid; that of guessing is 14 for a million categories
 STATISTICS_BATCH_SIZE = 64  # views
 FOLDS = 5  # of the cross-validation: fitting takes five times as long
-FEW_VALID = 50  # images of valid: with fewer, those of train calibrate as well (docs/results.md)
+# With fewer images of valid, those of train calibrate as well, if they are no more than that.
+FEW_VALID = 50
+MAX_CROSS_VALIDATED = 1000
 # Of the linear classifier, whose features have a variance of 1 (docs/results.md).
 RIDGE = 0.3
 PRIOR_IMAGES = 20  # as how many training images the mean variance of all features counts
@@ -366,7 +368,7 @@ def evaluate(
         head: was fitted on train.
         final: was fitted on train and valid, and is evaluated instead. It is calibrated by what
             `head` predicts for valid: it knows these images itself.
-        others: of more images than valid has, see `predict_train`.
+        others: of images of train, see `predict_train`; they calibrate as well.
     """
     features = samples.features
     labels = samples.labels
@@ -432,28 +434,32 @@ def cross_validate(
     )
 
 
-def predict_train(head: Head, samples: Samples, settings: FitSettings) -> KnownLogits | None:
-    """Predict the images of train by cross-validation, if valid has less than FEW_VALID.
+def needs_train(samples: Samples) -> bool:
+    """Return whether valid is too small to calibrate a head, and train small enough to help."""
+    num_train = len(samples.rows["train"]) // samples.views
+    return len(samples.rows["valid"]) < FEW_VALID and num_train <= MAX_CROSS_VALIDATED
 
-    A few images tell little about how sure a head is of new ones. Single images of a category are
-    left out.
+
+def predict_train(
+    head: Head, samples: Samples, groups: torch.Tensor, settings: FitSettings
+) -> KnownLogits | None:
+    """Predict the images of train by cross-validation; those that are alone are left out.
 
     Args:
         head: see `_predict_folds`.
+        groups: (N,) int64, of the images of train. Those of a group are in one fold: a head that
+            knows a copy of an image is surer of it than of new ones.
 
     Returns:
-        None if valid has enough images, or no category of train has two.
+        None if no category has images of two groups.
     """
     train = samples.rows["train"]
-    valid = samples.rows["valid"]
-    if len(valid) >= FEW_VALID:
-        return None
     labels = samples.labels[train[:: samples.views]]
-    folds = divide_into_folds(labels, torch.arange(len(labels)), FOLDS, seed=0)
+    folds = divide_into_folds(labels, groups, FOLDS, seed=0)
     is_valid = in_several_folds(labels, folds)
     if not is_valid.any():
         return None
-    rows = {"train": train, "valid": valid[:0], "test": valid[:0]}
+    rows = {"train": train, "valid": train[:0], "test": train[:0]}
     logits, _, _ = _predict_folds(head, samples._replace(rows=rows), folds, settings, delay=5)
     return KnownLogits(logits[is_valid], labels[is_valid])
 

@@ -1,6 +1,7 @@
 """checks.corrections: --exclude and --corrections, and the tables and lists that they read."""
 
 import os
+import sys
 
 import pytest
 
@@ -77,6 +78,14 @@ def test_an_image_of_a_linked_category_is_found_by_any_of_its_paths(
         data = list_images(own_images)
         left = exclude_listed(data, "list.txt").all_paths()
         assert [name for name in data.all_paths() if name not in left] == expected
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 reads no CSV with a NUL")
+def test_a_path_with_a_nul_is_of_no_image(own_images, tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("path\ntrain/a/train_0.jpg\ntr\0ain/x.jpg\n")
+    left = exclude_listed(list_images(own_images), str(tmp_path / "list.csv"))
+    assert "train/a/train_0.jpg" not in left.all_paths()
+    assert "1 row names no image of" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- corrections

@@ -114,6 +114,12 @@ def test_the_folder_may_be_in_one_of_the_images(
     assert len(Path("sorted/predictions.csv").read_text().splitlines()) == 1 + len(SORTED)
 
 
+def test_a_path_with_a_nul_is_predicted_which_makes_it_an_error(tmp_path):
+    paths = ["b\0c/x.jpg", str(tmp_path / "sorted" / "a.jpg")]
+    sorter = Sorter(str(tmp_path / "sorted"), ["a"], is_link=False, resume=False)
+    assert list(sorter.outside(paths)) == paths[:1]
+
+
 def test_images_of_one_name_get_different_ones(predict_test, images, tmp_path):
     twice = (images / "test" / "2" / "test_0.jpg", images / "test" / "2")
     assert predict_test("--sort_into", tmp_path, inputs=twice).returncode == 0

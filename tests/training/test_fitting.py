@@ -383,10 +383,11 @@ def test_with_few_images_in_valid_those_of_train_calibrate_by_cross_validation(m
     torch.manual_seed(0)
     head = Head(6, 16, 3, 3, 0.5)
     random_state = torch.get_rng_state()
-    others = fitting.predict_train(head, samples, SETTINGS)
+    groups = torch.arange(20) // 2
+    others = fitting.predict_train(head, samples, groups, SETTINGS)
     assert others is not None and torch.equal(others.labels, made_up.labels[:20])
     # The images of a fold are predicted by a head that was fitted on the others.
-    folds = divide_into_folds(others.labels, torch.arange(20), fitting.FOLDS, seed=0)
+    folds = divide_into_folds(others.labels, groups, fitting.FOLDS, seed=0)
     in_fold = folds == folds[0]
     held_out = torch.arange(20)[in_fold]
     rows = {"train": torch.arange(20)[~in_fold], "valid": held_out}
@@ -407,16 +408,41 @@ def test_with_few_images_in_valid_those_of_train_calibrate_by_cross_validation(m
     assert mean[1] == pytest.approx(novelty.uncertainty_of(all_logits).mean().item(), rel=1e-5)
 
 
-def test_with_enough_images_valid_alone_calibrates(made_up):
-    valid = torch.arange(20, 30).repeat(fitting.FEW_VALID // 10)
-    samples = Samples(made_up.features, made_up.labels, {**SPLITS, "valid": valid})
-    assert fitting.predict_train(Head(6, 16, 3, 3, 0.5), samples, SETTINGS) is None
+@pytest.mark.parametrize(
+    "train_images, valid_images, is_needed",
+    [(1000, 49, True), (1000, 50, False), (1001, 49, False), (1, 0, True)],
+)
+def test_train_calibrates_if_valid_has_few_images_and_train_not_many(
+    made_up, train_images, valid_images, is_needed
+):
+    rows = {"train": torch.zeros(2 * train_images), "valid": torch.zeros(valid_images)}
+    samples = Samples(made_up.features, made_up.labels, rows, views=2)
+    assert fitting.needs_train(samples) == is_needed
+
+
+def test_copies_in_train_are_in_one_fold(tmp_path):
+    values = np.random.default_rng(0).random((10, len(REGIONS), 256)).repeat(2, 0)
+    labels = torch.arange(20) // 2 % 2
+    rows = dict(zip(SPLITS, torch.arange(20).split([20, 0, 0]), strict=True))
+    samples = Samples(store_features(tmp_path, values.astype(np.float16)), labels, rows)
+    args = train.parse_arguments(["--data_dir", "photos", "--output_cat", "2"])
+    head = Head(256, 16, 2, 2, 0.5)
+
+    def predict(groups: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        return fitting.predict_train(head, samples, groups, train.fit_settings(args)).logits
+
+    torch.manual_seed(0)
+    logits = train.predict_train(args, head, samples).logits
+    assert torch.equal(logits, predict(torch.arange(20) // 2))
+    assert not torch.allclose(logits, predict(torch.arange(20)))
 
 
 def test_single_images_of_categories_are_not_cross_validated(made_up):
     single = torch.stack([(made_up.labels == k).nonzero()[0, 0] for k in range(3)])
     samples = Samples(made_up.features, made_up.labels, {**SPLITS, "train": single})
-    assert fitting.predict_train(Head(6, 16, 3, 3, 0.5), samples, SETTINGS) is None
+    head = Head(6, 16, 3, 3, 0.5)
+    assert fitting.predict_train(head, samples, torch.arange(3), SETTINGS) is None
 
 
 @pytest.mark.parametrize("is_final", [False, True])
