@@ -280,7 +280,7 @@ def predict_train(
 ) -> fitting.KnownLogits | None:
     """Predict the images of train by cross-validation, near-duplicates in one fold."""
     num_train = len(samples.rows["train"]) // samples.views
-    groups = labels.group_near_duplicates(samples.averages)[:num_train]
+    groups = labels.group_near_duplicates(samples.averages, num_train)
     return fitting.predict_train(head, samples, groups, fit_settings(args))
 
 

@@ -22,6 +22,8 @@ import torchvision  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from image_files.digests import digest_of_file  # noqa: E402
+from image_files.folders import files_below  # noqa: E402
 from model import Backbone, load_weights  # noqa: E402
 from system import arguments, scripts  # noqa: E402
 from system.devices import select_precision  # noqa: E402
@@ -132,6 +134,14 @@ def extract(
     settings = features.Settings(precision=precision or default_precision(), workers=1)
     backbone = load_backbone(args.weights)
     return features.extract(backbone, root, views, settings, args.cache_dir, strict=strict)
+
+
+def folder_features(args: argparse.Namespace, root: str) -> torch.Tensor:
+    """Return the features (N, num_regions, num_features) of all images in a folder and below it."""
+    paths = [os.path.relpath(path, root) for path in files_below(root)]
+    views = [features.View(path, 0, digest_of_file(os.path.join(root, path))) for path in paths]
+    stored = extract(args, root, views)
+    return stored[torch.tensor([i for i, p in enumerate(paths) if p not in stored.failures])]
 
 
 def training_features(

@@ -10,9 +10,7 @@ are in a folder.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import os
 
 import torch
 from common import (
@@ -20,7 +18,7 @@ from common import (
     HIDDEN,
     SETTINGS,
     data_parser,
-    extract,
+    folder_features,
     mean_and_deviation,
     run_script,
     show,
@@ -28,15 +26,13 @@ from common import (
 )
 
 from checks.labels import group_near_duplicates
-from image_files.digests import digest_of_file
-from image_files.folders import files_below
 from image_files.splits import divide
 from model import Head
 from networks.novelty import NOVELTY_LIMIT
 from system.arguments import whole_number
 from training import fitting
 from training.feature_store import default_cache_folder
-from training.features import View
+from training.features import averages_of
 from utils import SPLITS
 
 SIZES = ((3, 8), (5, 5), (5, 8), (10, 8), (17, 8), (5, 12), (5, 20))  # categories, images of each
@@ -93,9 +89,8 @@ def measure(
     head = Head(stored.shape[-1], HIDDEN, classes, classes, DROPOUT)
     untrained = copy.deepcopy(head)
     fitting.fit(head, samples, SETTINGS)
-    # The averages over the whole image, see `features.Features.averages`.
-    averages = stored[drawn["train"], 0, 0].unflatten(1, (2, 2, -1))[:, :, 0].flatten(1).float()
-    groups = group_near_duplicates(lambda: [averages])
+    averages = averages_of(stored[drawn["train"], 0, 0].float())
+    groups = group_near_duplicates(lambda: [averages], len(averages))
     others = fitting.predict_train(untrained, samples, groups, SETTINGS)
     results = {}
     for rule, known in zip(RULES, (None, others), strict=True):
@@ -117,7 +112,7 @@ def main() -> None:
     parser.add_argument("--cache_dir", default=str(default_cache_folder()))
     args = parser.parse_args()
     stored, labels = training_features(args, (0, 1))
-    far = unknown_features(args)
+    far = folder_features(args, args.unknown)
     rows, results = [], {}
     for classes, count in SIZES:
         if classes > int(labels.max()) + 1:
@@ -136,14 +131,6 @@ def main() -> None:
     )
     columns = [*of_size[0][RULES[0]], "new images reported, highest"]
     show(title, ["categories, images of each", "calibrated on", *columns], rows, results)
-
-
-def unknown_features(args: argparse.Namespace) -> torch.Tensor:
-    """Return the features of the images of no category."""
-    paths = [os.path.relpath(path, args.unknown) for path in files_below(args.unknown)]
-    views = [View(path, 0, digest_of_file(os.path.join(args.unknown, path))) for path in paths]
-    others = extract(args, args.unknown, views)
-    return others[torch.tensor([i for i, p in enumerate(paths) if p not in others.failures])]
 
 
 if __name__ == "__main__":

@@ -87,14 +87,18 @@ def change_labels(source: Path, target: Path, seed: int) -> dict[str, str]:
     return truth
 
 
+def wait_for_title(browser: webdriver.Chrome) -> None:
+    """Wait until a page of findings has read its decisions, after its first frame."""
+    WebDriverWait(browser, TIMEOUT).until(lambda _: browser.find_element(By.ID, "title").text)
+
+
 def review(browser: webdriver.Chrome, page: Path, truth: dict[str, str]) -> dict[str, int]:
     """Decide about all findings of a page by its buttons; returns how many of each decision."""
     browser.get(f"file://{page}")
-    ready = WebDriverWait(browser, TIMEOUT)
-    ready.until(lambda page: page.find_element(By.ID, "title").text)
+    wait_for_title(browser)
     browser.execute_script("localStorage.clear()")
     browser.refresh()
-    ready.until(lambda page: page.find_element(By.ID, "title").text)
+    wait_for_title(browser)
     items = browser.execute_script("return DATA.items")
     images = browser.execute_script(
         "return DATA.images.map(({ path, label }) => ({ path, label }))"

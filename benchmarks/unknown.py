@@ -13,7 +13,6 @@ remaining categories, and its novelty calibrated on their valid; known images ar
 from __future__ import annotations
 
 import argparse
-import os
 
 import torch
 from common import (
@@ -23,6 +22,7 @@ from common import (
     SETTINGS,
     data_parser,
     extract,
+    folder_features,
     mean_and_deviation,
     run_script,
     show,
@@ -30,14 +30,12 @@ from common import (
 
 from evaluation.calibration import fit_temperature
 from evaluation.metrics import auroc, fpr95
-from image_files.digests import digest_of_file
-from image_files.folders import files_below
 from model import Head
 from networks.novelty import NOVELTY_LIMIT, fit_detector
 from system.arguments import whole_number
 from training import fitting
 from training.feature_store import default_cache_folder
-from training.features import View, views_of
+from training.features import views_of
 from utils import SPLITS, read_data_folder
 
 Images = dict[str, torch.Tensor]  # by set: train, valid, test, near, far
@@ -155,11 +153,7 @@ def main() -> None:
     labels = torch.tensor([label for split in SPLITS for label in data.labels(split)])
     sizes = torch.tensor([len(data.of(split)) for split in SPLITS])
     splits = torch.arange(len(SPLITS)).repeat_interleave(sizes)
-    unknown = [os.path.relpath(path, args.unknown) for path in files_below(args.unknown)]
-    digests = [digest_of_file(os.path.join(args.unknown, path)) for path in unknown]
-    pairs = zip(unknown, digests, strict=True)
-    others = extract(args, args.unknown, [View(path, 0, digest) for path, digest in pairs])
-    far = others[torch.tensor([i for i, p in enumerate(unknown) if p not in others.failures])]
+    far = folder_features(args, args.unknown)
     results = [measure(args, stored, labels, splits, far, seed) for seed in args.seeds]
     columns = list(results[0]["novelty"])
     rows = []

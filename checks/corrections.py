@@ -182,15 +182,19 @@ def _find_images(data: DataFolder, rows: Sequence[Row], flag: str) -> list[tuple
         folder, name = os.path.split(path)
         return escape(os.path.join(real_folder(folder), name))  # a link to a file stays one
 
+    @functools.cache  # only if a path needs it: a million images take seconds
+    def by_real_path() -> dict[str, list[ImageFile]]:
+        images = collections.defaultdict(list)
+        for image in data.images:
+            images[resolve(os.path.join(data.root, image.path))].append(image)
+        return images
+
     relative = {escape(image.path): [image] for image in data.images}
-    resolved = collections.defaultdict(list)
-    for image in data.images:
-        resolved[resolve(os.path.join(data.root, image.path))].append(image)
     pairs = []
     unknown = []
     for row in rows:
         path = row["path"]
-        matches = relative.get(path) or resolved.get(resolve(path), [])
+        matches = relative.get(path) or by_real_path().get(resolve(path), [])
         pairs += [(row, image) for image in matches]
         if not matches:
             unknown.append(path)

@@ -60,14 +60,15 @@ def warn_of_near_duplicates(data: DataFolder, averages: Batches) -> None:
         )
 
 
-def group_near_duplicates(averages: Batches) -> torch.Tensor:
-    """Return the number of each image's group (N,) int64; near-duplicates are in one.
+def group_near_duplicates(averages: Batches, count: int) -> torch.Tensor:
+    """Return the group of each of the first images (count,) int64; near-duplicates are in one.
 
     Args:
-        averages: see `near_duplicates.embed`.
+        averages: see `near_duplicates.embed`. All images count there: alone, the copies of bursts
+            would be what images have in common.
     """
     vectors = embed(averages)
-    return connect(find_pairs(vectors), len(vectors))
+    return connect(find_pairs(vectors[:count]), count)
 
 
 def check_labels(

@@ -182,12 +182,7 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags about this machine."""
     add = parser.add_argument_group("machine").add_argument
-    add(
-        "--device",
-        choices=["cpu", "gpu"],
-        default="cpu",
-        help="gpu: one of NVIDIA (CUDA) or Apple (MPS)",
-    )
+    add("--device", choices=["cpu", "gpu"], default="cpu", help=devices.DEVICE_HELP)
     add(
         "--precision",
         choices=devices.PRECISIONS,

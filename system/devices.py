@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
+DEVICE_HELP = "gpu: one of NVIDIA (CUDA) or Apple (MPS)"
 PRECISION_HELP = (
     "numbers in which the backbone computes; auto: bfloat16 on GPUs and on CPUs with AMX, int8 on "
     "other CPUs with AVX2 (only VGG16 of ImageNet), else float32; float16: for older GPUs"

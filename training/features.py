@@ -121,10 +121,8 @@ class Features:
 
         Of two scales, they are of the smaller one, which is nearer to 224 pixels.
         """
-        # Two stages of equally many channels, of each the averages and then the maxima.
         region = self.store.values_type.shape[0] - len(REGIONS)
-        whole = self[rows, torch.full_like(rows, region)]
-        return whole.unflatten(1, (2, 2, -1))[:, :, 0].flatten(1)
+        return averages_of(self[rows, torch.full_like(rows, region)])
 
     def identity(self) -> str:
         """Return a digest of the views, their images and all settings, in hexadecimal."""
@@ -148,6 +146,12 @@ class Features:
 
 
 # ---------------------------------------------------------------- extraction
+
+
+def averages_of(features: torch.Tensor) -> torch.Tensor:
+    """Return the averages in features of a region: (B, num_features) -> (B, num_features / 2)."""
+    # Two stages of equally many channels, of each the averages and then the maxima.
+    return features.unflatten(1, (2, 2, -1))[:, :, 0].flatten(1)
 
 
 class Batch(NamedTuple):

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from image_files.folders import UNFINISHED
 from networks.checkpoint_files import load_torch, save_torch
 from system.files import TEMPORARY, write_atomically
 from system.messages import UserError, counted, shorten, warn
@@ -45,7 +46,7 @@ def is_finished(checkpoint: Path, arguments: dict[str, Any]) -> bool:
 
 
 def _folder_of(checkpoint: Path) -> Path:
-    return checkpoint.with_name(f"{checkpoint.name}.unfinished")
+    return checkpoint.with_name(f"{checkpoint.name}{UNFINISHED}")
 
 
 def check_unfinished(checkpoint: Path) -> None:

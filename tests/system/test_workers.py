@@ -83,27 +83,29 @@ def test_decoding_needs_no_shared_memory(training):
     assert checkpoint.exists()
 
 
-def test_a_decoding_process_that_is_killed_ends_the_run_in_one_line(training):
+@pytest.fixture
+def decoding(training) -> tuple[subprocess.Popen, list[int]]:
+    """A training, and its processes that are decoding images."""
     if not Path("/proc/self/stat").exists():
         pytest.skip("this system has no /proc, which lists the processes that decode")
-    flags, cache, checkpoint = training
+    flags, cache, _ = training
     process = start_training((*flags, "--workers", 2))
     wait_for_features(cache, process)
-    for child in children(process.pid):
-        os.kill(child, signal.SIGKILL)
+    return process, children(process.pid)
+
+
+def test_a_decoding_process_that_is_killed_ends_the_run_in_one_line(decoding):
+    process, workers = decoding
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
     out, err = process.communicate(timeout=TIMEOUT)
     done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
     assert_error(done, "a process that decodes images has failed", "--workers")
     assert not children(process.pid)
 
 
-def test_decoding_processes_end_when_their_parent_is_killed(training):
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("this system has no /proc, which lists the processes that decode")
-    flags, cache, checkpoint = training
-    process = start_training((*flags, "--workers", 2))
-    wait_for_features(cache, process)
-    workers = children(process.pid)
+def test_decoding_processes_end_when_their_parent_is_killed(decoding):
+    process, workers = decoding
     process.kill()
     try:
         process.communicate(timeout=60)  # until nobody has its standard output
